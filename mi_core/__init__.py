@@ -1,0 +1,1 @@
+"""Hook points, backend protocols, plans and loading for mechanistic interpretability."""

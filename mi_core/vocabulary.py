@@ -1,0 +1,147 @@
+"""The one table of standard sites: name, dimensions and meaning, the same on every architecture.
+
+A backend lists its sites with :func:`site`, which takes everything but sizes and layers from here. A plugin may
+declare sites of its own; it may not give a standard name another meaning (the kit checks the dims).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mi_core.protocols import Site
+
+__all__ = ["ACCEPTED_DIMS", "LOOKALIKES", "STANDARD", "Standard", "site"]
+
+EMBEDDING = ("batch", "pos", "d_model")
+NORM_SCALE = ("batch", "pos", "one")
+HEADS = ("batch", "pos", "head", "d_head")
+KV_HEADS = ("batch", "pos", "kv_head", "d_head")
+EDGES = ("batch", "head", "query_pos", "key_pos")
+NEURONS = ("batch", "pos", "d_mlp")
+LOGITS = ("batch", "pos", "d_vocab")
+
+
+@dataclass(frozen=True)
+class Standard:
+    """One row of the table."""
+
+    dims: tuple[str, ...]
+    meaning: str
+    in_layer: bool = True
+    replaces_kernel: bool = False
+    on_demand: bool = False
+    keeps_masked: bool = False
+    read_only: str = ""
+
+
+def norm(where: str) -> dict[str, Standard]:
+    """The two sites of the norm called ``where``."""
+    layer = where != "ln_final"
+    return {
+        f"{where}.hook_scale": Standard(
+            NORM_SCALE, "the norm's denominator; write it to freeze the norm", layer, replaces_kernel=True
+        ),
+        f"{where}.hook_normalized": Standard(
+            EMBEDDING, "the norm's output before gain and bias", layer, replaces_kernel=True
+        ),
+    }
+
+
+STANDARD: Mapping[str, Standard] = {
+    "hook_embed": Standard(EMBEDDING, "what the token embedding puts on the stream, after its scaling or norm", False),
+    "hook_pos_embed": Standard(EMBEDDING, "what the position embedding puts on the stream", False),
+    "hook_resid_pre": Standard(EMBEDDING, "the stream before the layer"),
+    **norm("ln1"),
+    "attn.hook_in": Standard(EMBEDDING, "what the mixer reads: after gain and bias of its norm"),
+    "attn.hook_q": Standard(HEADS, "queries: the projection with bias, before query norm and rotary"),
+    "attn.hook_k": Standard(KV_HEADS, "keys: the projection with bias, before key norm and rotary"),
+    "attn.hook_v": Standard(KV_HEADS, "values: the projection with bias"),
+    "attn.hook_q_normed": Standard(HEADS, "queries after the query norm"),
+    "attn.hook_k_normed": Standard(KV_HEADS, "keys after the key norm"),
+    "attn.hook_rot_q": Standard(HEADS, "queries as the dot product sees them: after norm and rotary"),
+    "attn.hook_rot_k": Standard(KV_HEADS, "keys as the dot product sees them: after norm and rotary"),
+    "attn.hook_k_per_head": Standard(
+        HEADS, "the key that each query head receives; a write reaches that head alone", on_demand=True
+    ),
+    "attn.hook_v_per_head": Standard(
+        HEADS, "the value that each query head receives; a write reaches that head alone", on_demand=True
+    ),
+    "attn.hook_attn_scores": Standard(
+        EDGES,
+        "what softmax receives for the keys: scaled, biased, soft-capped, masked; a masked entry stays -inf",
+        replaces_kernel=True,
+        keeps_masked=True,
+    ),
+    "attn.hook_pattern": Standard(
+        EDGES, "what multiplies the values; rows of real tokens sum to one (less the sink)", replaces_kernel=True
+    ),
+    "attn.hook_sink": Standard(
+        ("batch", "head", "query_pos"), "the share of attention that sinks take", replaces_kernel=True
+    ),
+    "attn.hook_z_ungated": Standard(HEADS, "the mixed values, before an output gate or sub-norm"),
+    "attn.hook_z": Standard(HEADS, "the mixed values: exactly what W_O multiplies"),
+    "attn.hook_result": Standard(
+        ("batch", "pos", "head", "d_model"),
+        "what each head writes; with b_O it sums to attn.hook_out",
+        on_demand=True,
+    ),
+    "attn.hook_out": Standard(EMBEDDING, "the mixer's own output, before any post-norm or multiplier"),
+    **norm("ln1_post"),
+    "hook_attn_out": Standard(EMBEDDING, "what the mixer adds to the stream"),
+    "hook_resid_mid": Standard(EMBEDDING, "the stream between mixer and channel part"),
+    **norm("ln2"),
+    "mlp.hook_in": Standard(EMBEDDING, "what the channel part reads: after gain and bias of its norm"),
+    "mlp.hook_pre": Standard(NEURONS, "the (gate's) pre-activation"),
+    "mlp.hook_pre_linear": Standard(NEURONS, "the linear branch of a gated MLP"),
+    "mlp.hook_post": Standard(NEURONS, "neurons: exactly what W_out multiplies"),
+    "mlp.hook_out": Standard(EMBEDDING, "the channel part's own output, before any post-norm or multiplier"),
+    **norm("ln2_post"),
+    "hook_mlp_out": Standard(EMBEDDING, "what the channel part adds to the stream"),
+    "hook_resid_post": Standard(EMBEDDING, "the stream after the layer"),
+    **norm("ln_final"),
+    "unembed.hook_in": Standard(EMBEDDING, "what W_U multiplies", False),
+    "unembed.hook_out": Standard(LOGITS, "logits before soft-cap and scale; attributions close here", False),
+    "hook_logits": Standard(LOGITS, "what the model returns", False),
+}
+"""Every standard site in firing order (mixtures of experts and recurrent mixers declare theirs with their engine)."""
+
+ACCEPTED_DIMS: Mapping[str, str] = {"head": "kv_head"}
+"""A selector over the first dim is accepted for the second where both have as many."""
+
+LOOKALIKES: Sequence[tuple[str, str, str]] = (
+    ("attn.hook_out", "hook_attn_out", "the part's own output / what is added to the stream"),
+    ("mlp.hook_out", "hook_mlp_out", "the part's own output / what is added to the stream"),
+    ("attn.hook_in", "ln1.hook_normalized", "after gain and bias / before gain and bias"),
+    ("mlp.hook_in", "ln2.hook_normalized", "after gain and bias / before gain and bias"),
+    ("unembed.hook_in", "ln_final.hook_normalized", "after gain and bias / before gain and bias"),
+    ("unembed.hook_out", "hook_logits", "before soft-cap and scale / what the model returns"),
+    ("hook_resid_post", "hook_resid_pre", "the same tensor between two layers; a write at pre is not seen at post"),
+    ("attn.hook_q", "attn.hook_rot_q", "before query norm and rotary / what the dot product sees"),
+    ("attn.hook_k", "attn.hook_rot_k", "before key norm and rotary / what the dot product sees"),
+)
+"""Names that look alike, and what tells them apart."""
+
+CLOSED = -math.inf
+"""The value that marks a closed entry at sites that keep their mask."""
+
+
+def site(name: str, layers: Sequence[int] | None = None, **sizes: int) -> Site:
+    """The standard site ``name`` of a model: sizes for the dims that the model fixes, and the layers that have it.
+
+    >>> site("attn.hook_q", range(2), head=4, d_head=8).dims
+    ('batch', 'pos', 'head', 'd_head')
+    """
+    row = STANDARD[name]
+    return Site(
+        name=name,
+        dims=row.dims,
+        sizes={"one": 1, **sizes} if "one" in row.dims else sizes,
+        layers=tuple(layers) if layers is not None else None,
+        meaning=row.meaning,
+        read_only=row.read_only,
+        replaces_kernel=row.replaces_kernel,
+        on_demand=row.on_demand,
+        keeps_masked=row.keeps_masked,
+    )
