@@ -1,0 +1,270 @@
+"""Positions by what stands there: a text, a token, a turn of a chat.
+
+They are resolved in each row's own text, to indexes of its real tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self
+
+from mi_core.errors import ChatTemplateError, SelectorError, SpanError
+from mi_core.rows import RowText
+
+__all__ = ["Position", "Span", "Token", "Turn", "resolve"]
+
+Pick = Literal["first", "last"]
+
+
+@dataclass(frozen=True)
+class Position(ABC):
+    """A place in a prompt, found by its text. ``.first`` and ``.last`` pick one of its tokens."""
+
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def pick(self) -> Pick | None:
+        """Which one of its tokens is meant; None: all."""
+
+    @abstractmethod
+    def find(self, row: RowText, number: int) -> list[int]:
+        """Every token of the place in this row, which is row ``number`` of its batch."""
+
+    @property
+    def first(self) -> Self:
+        """Its first token only."""
+        return replace(self, pick="first")  # type: ignore[call-arg]
+
+    @property
+    def last(self) -> Self:
+        """Its last token only."""
+        return replace(self, pick="last")  # type: ignore[call-arg]
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows it is written for, if it names one text for each row."""
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """The position as plain data, with its ``kind``."""
+        said = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {"kind": self.kind} | {
+            name: list(value) if isinstance(value, tuple) else value for name, value in said.items()
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Position:
+        """The position that `to_json` described."""
+        kinds: dict[str, type[Position]] = {kind.kind: kind for kind in (Span, Token, Turn)}
+        if data.get("kind") not in kinds:
+            raise SelectorError(f"{data!r} is no position: its kind is none of {sorted(kinds)}", data_given=data)
+        return kinds[data["kind"]](**{name: value for name, value in data.items() if name != "kind"})
+
+    def _picked(self) -> str:
+        return f".{self.pick}" if self.pick else ""
+
+
+@dataclass(frozen=True, repr=False)
+class _OfText(Position):
+    """A position that is found by a text, the same in all rows or one for each row."""
+
+    text: str | tuple[str, ...]
+    nth: int | None = None
+    pick: Pick | None = None
+
+    def __init__(self, text: str | Sequence[str], nth: int | None = None, pick: Pick | None = None) -> None:
+        kept = text if isinstance(text, str) else tuple(text)
+        texts = (kept,) if isinstance(kept, str) else kept
+        if not texts or not all(isinstance(each, str) and each for each in texts):
+            raise SpanError(f"{type(self).__name__} takes a text, or one text for each row, not {text!r}", text=text)
+        object.__setattr__(self, "text", kept)
+        object.__setattr__(self, "nth", nth)
+        object.__setattr__(self, "pick", pick)
+
+    @property
+    def rows(self) -> int | None:
+        return None if isinstance(self.text, str) else len(self.text)
+
+    def __repr__(self) -> str:
+        text = self.text if isinstance(self.text, str) else list(self.text)
+        nth = "" if self.nth is None else f", nth={self.nth}"
+        return f"{type(self).__name__}({text!r}{nth}){self._picked()}"
+
+    def of_row(self, number: int) -> str:
+        """The text that is looked for in row ``number``."""
+        if isinstance(self.text, str):
+            return self.text
+        if not 0 <= number < len(self.text):
+            raise SpanError(
+                f"{self!r} has {len(self.text)} texts, one for each row, and there is a row {number}",
+                position=self,
+                row=number,
+            )
+        return self.text[number]
+
+    def _choose(self, found: list[list[int]], row: RowText, number: int) -> list[int]:
+        if not found:
+            raise SpanError(
+                f"{self!r} is not in row {number}{self._near(row, number)}. Its tokens: {_shown(row.tokens)}",
+                position=self,
+                row=number,
+                tokens=row.tokens,
+            )
+        if self.nth is None and len(found) > 1:
+            where = "; ".join(f"nth={index}: {_in_context(row, tokens)}" for index, tokens in enumerate(found))
+            raise SpanError(
+                f"{self!r} is {len(found)} times in row {number}. Choose one with nth=: {where}",
+                position=self,
+                row=number,
+                occurrences=found,
+            )
+        nth = 0 if self.nth is None else self.nth
+        if not -len(found) <= nth < len(found):
+            raise SpanError(
+                f"{self!r} asks for occurrence {nth}, and row {number} has {len(found)}: "
+                + "; ".join(f"nth={index}: {_in_context(row, tokens)}" for index, tokens in enumerate(found)),
+                position=self,
+                row=number,
+                occurrences=found,
+            )
+        return found[nth]
+
+    def _near(self, row: RowText, number: int) -> str:  # noqa: ARG002
+        return ""
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Span(_OfText):
+    """Every token that holds a part of this text.
+
+    A list of texts gives one for each row. Where the text occurs several times, ``nth`` chooses, counting from 0.
+
+    >>> Span("France", nth=1).last
+    Span('France', nth=1).last
+
+    Raises:
+        SpanError: the text is not there, or is there several times; the message shows the tokens, or lists where.
+    """
+
+    kind: ClassVar[str] = "span"
+
+    def find(self, row: RowText, number: int) -> list[int]:
+        """The tokens of the chosen occurrence."""
+        text = self.of_row(number)
+        starts, start = [], row.text.find(text)
+        while start >= 0:
+            starts.append(start)
+            start = row.text.find(text, start + 1)
+        return self._choose([_covering(row, start, start + len(text)) for start in starts], row, number)
+
+    def _near(self, row: RowText, number: int) -> str:
+        start = row.text.lower().find(self.of_row(number).lower())
+        return f", but {row.text[start : start + len(self.of_row(number))]!r} is" if start >= 0 else ""
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Token(_OfText):
+    """The one token whose own text this is, its leading space included.
+
+    A list of texts gives one for each row. Where the token occurs several times, ``nth`` chooses, counting from 0.
+
+    >>> Token(" France")
+    Token(' France')
+
+    Raises:
+        SpanError: no token has this text, or several have.
+    """
+
+    kind: ClassVar[str] = "token"
+
+    def find(self, row: RowText, number: int) -> list[int]:
+        """The chosen token with this text."""
+        text = self.of_row(number)
+        return self._choose([[index] for index, token in enumerate(row.tokens) if token == text], row, number)
+
+    def _near(self, row: RowText, number: int) -> str:
+        text = self.of_row(number)
+        near = next((token for token in row.tokens if token != text and token.strip() == text.strip()), None)
+        return f", but {near!r} is" if near is not None else ""
+
+
+@dataclass(frozen=True, repr=False)
+class Turn(Position):
+    """The content of message ``index`` of a chat; ``.after``: the template's tokens between it and the next content.
+
+    Negative indexes count from the last message.
+
+    >>> Turn(-1).after.last
+    Turn(-1).after.last
+
+    Raises:
+        SpanError: the row is no chat, it has no such message, or no token stands there.
+        ChatTemplateError: the template does not write the message as it stands.
+    """
+
+    kind: ClassVar[str] = "turn"
+
+    index: int
+    part: Literal["content", "after"] = "content"
+    pick: Pick | None = None
+
+    @property
+    def after(self) -> Turn:
+        """The template's tokens behind the content: the end of the turn, and what opens the next."""
+        return replace(self, part="after")
+
+    def __repr__(self) -> str:
+        return f"Turn({self.index}){'.after' if self.part == 'after' else ''}{self._picked()}"
+
+    def find(self, row: RowText, number: int) -> list[int]:
+        """The tokens of the content, or those behind it that belong to no content."""
+        start, stop = row.turn(self.index)
+        found = _covering(row, start, stop)
+        if self.part == "after":
+            turns = len(row.turns or ())
+            index = self.index % turns
+            end = row.turn(index + 1)[0] if index + 1 < turns else len(row.text)
+            inside = {*found, *(_covering(row, *row.turn(index + 1)) if index + 1 < turns else ())}
+            found = [token for token in _covering(row, stop, end) if token not in inside]
+        if not found:
+            raise SpanError(f"{self!r} holds no token in row {number}", position=self, row=number)
+        return found
+
+
+def resolve(position: Position, row: RowText, row_number: int) -> list[int]:
+    """Which real tokens of the row are meant?
+
+    Raises:
+        SpanError: nothing in the row is meant, or it is not clear what.
+        NoTokenizer: the row came as ids, and there is no tokenizer to read them with.
+        ChatTemplateError: a turn that the template rewrote.
+    """
+    try:
+        found = position.find(row, row_number)
+    except ChatTemplateError as error:
+        raise ChatTemplateError(f"{position!r} in row {row_number}: {error}", **error.data) from error
+    if not found:
+        raise SpanError(f"{position!r} holds no token in row {row_number}", position=position, row=row_number)
+    return found if position.pick is None else [found[0 if position.pick == "first" else -1]]
+
+
+def _covering(row: RowText, start: int, stop: int) -> list[int]:
+    """The tokens that hold a part of the code points ``[start, stop)``."""
+    return [index for index, (first, last) in enumerate(row.offsets) if first < stop and last > start]
+
+
+def _in_context(row: RowText, tokens: Sequence[int]) -> str:
+    if not tokens:
+        return "no token"
+    before, behind = max(tokens[0] - 3, 0), tokens[-1] + 4
+    where = str(tokens[0]) if len(tokens) == 1 else f"{tokens[0]} to {tokens[-1]}"
+    return f"position {where} in {''.join(row.tokens[before:behind])!r}"
+
+
+def _shown(tokens: Sequence[str], most: int = 80) -> str:
+    if len(tokens) <= most:
+        return repr(list(tokens))
+    return f"{list(tokens[: most // 2])!r} ... {list(tokens[-most // 2 :])!r} ({len(tokens)} tokens)"
