@@ -1,0 +1,178 @@
+"""Making a model from a config alone, filling it with random numbers, and writing one down as a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from mi_core.blueprint import Blueprint, only
+from mi_core.config import Config
+from mi_core.errors import BadConfig, NotSerialisable
+from mi_core.families import blueprint_of, empty_backend, family_of
+from mi_core.fill import assign, check_blueprint, check_loaded, slots, tie
+from mi_core.inert import check_config_used
+from mi_core.loading import chosen_device, chosen_dtype, versions
+from mi_core.protocols import Backend
+from mi_core.provenance import Provenance
+
+if TYPE_CHECKING:
+    from mi_core.model import Model
+    from mi_core.tokenizer import Tokenizer
+
+__all__ = ["build", "initialise_randomly", "save_model"]
+
+
+def build(
+    config: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    trainable: bool = True,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "float32",
+    tokenizer: Tokenizer | None = None,
+) -> Model:
+    """How does a fresh model of this config look? Seeded weights, ready to train, no checkpoint needed.
+
+    The same seed gives the same weights on every device: drawn on the CPU in float32. Tied parameters are one.
+
+    Raises:
+        UnknownFamily: no installed plugin reads its model_type.
+        BadConfig: a key is missing, or its sizes ask for more memory than this machine has.
+        UnusedConfig: a key that may change the numbers was read by nobody.
+    """
+    from mi_core.model import Model
+
+    place = chosen_device(device)
+    recorded = Config(config.plain() if isinstance(config, Config) else config, where="config")
+    family = family_of(recorded)
+    blueprint = blueprint_of(family, recorded, None)
+    check_config_used(recorded, blueprint.inert, family=family.name)
+    backend, module = empty_backend(family, blueprint)
+    check_blueprint(slots(module), blueprint, family.name)
+    check_affordable(module, recorded)
+    materialise(module, blueprint)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        if blueprint.initialise is not None:
+            blueprint.initialise(backend, generator)
+        else:
+            std = recorded.plain().get("initializer_range")
+            initialise(module, blueprint, generator, std if isinstance(std, float) else 0.02)
+    module.to(device=place, dtype=chosen_dtype(dtype, recorded, {}))
+    for parameter in module.parameters():
+        parameter.requires_grad_(trainable and parameter.is_floating_point())
+    check_loaded(module, family.name)
+    provenance = Provenance(
+        ref="build",
+        family=family.name,
+        plugin=f"{family.distribution} {family.version}",
+        seed=seed,
+        versions=versions(),
+    )
+    return Model(backend, name=family.name, config=recorded.plain(), tokenizer=tokenizer, provenance=provenance)
+
+
+def check_affordable(module: nn.Module, config: Config) -> None:
+    """Refuse sizes that this machine's memory cannot hold, before anything is allocated."""
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    if needed > have:
+        raise BadConfig(
+            f"{config.where}: a model of these sizes needs {needed / 2**30:.3g} GiB, this machine has "
+            f"{have / 2**30:.3g}. Make it smaller.",
+            needed=needed,
+            path=config.where,
+        )
+
+
+def materialise(module: nn.Module, blueprint: Blueprint) -> None:
+    """Give every parameter memory, and tied ones the same."""
+    for name, place in slots(module).items():
+        if name not in blueprint.tie:
+            assign(module, name, torch.zeros(place.shape, dtype=place.dtype), trainable=True)
+    tie(module, blueprint)
+
+
+def initialise(module: nn.Module, blueprint: Blueprint, generator: Generator, std: float) -> None:
+    """normal(0, std), gains one, biases zero."""
+    for name, tensor in slots(module).items():
+        if name in blueprint.tie or not tensor.is_floating_point():
+            continue
+        names = (name, *blueprint.weights[name].names)
+        if any(is_bias(known) for known in names):
+            tensor.zero_()
+        elif tensor.ndim < 2:
+            tensor.fill_(1.0)
+        else:
+            tensor.normal_(0.0, std, generator=generator)
+
+
+def initialise_randomly(model: Model, seed: int) -> None:
+    """Fill a model in place so that no parameter is one or zero: what a check needs to see every one of them.
+
+    Gains are uniform in 0.5 to 1.5, biases normal with 0.1, every matrix normal with its own spread of 0.05 to 0.1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    done: set[int] = set()
+    with torch.no_grad():
+        for name, tensor in slots(module_of(model.backend)).items():
+            if id(tensor) in done or not tensor.is_floating_point():
+                continue
+            done.add(id(tensor))
+            if is_bias(name):
+                drawn = torch.randn(tensor.shape, generator=generator) * 0.1
+            elif tensor.ndim < 2:
+                drawn = torch.rand(tensor.shape, generator=generator) + 0.5
+            else:
+                spread = 0.05 + 0.05 * torch.rand((), generator=generator)
+                drawn = torch.randn(tensor.shape, generator=generator) * spread
+            tensor.copy_(drawn)
+
+
+def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
+    """Write a model in its family's own checkpoint layout: what `mi.load` and the reference library read.
+
+    Raises:
+        NotSerialisable: the family takes a parameter from parts of checkpoint tensors, which cannot be put together.
+    """
+    from safetensors.torch import save_file
+
+    family = family_of(Config(model.config))
+    config = Config(model.config)
+    blueprint = blueprint_of(family, config, None)
+    places = slots(module_of(model.backend))
+    tensors: dict[str, Tensor] = {}
+    for name, weight in blueprint.weights.items():
+        if weight.view is not only or len(weight.names) != 1 or weight.names[0] in tensors:
+            raise NotSerialisable(
+                f"{family.name}: {name} comes from {', '.join(weight.names)} through a view, which cannot be undone; "
+                "only families whose weights are plain renames can be saved.",
+                name=name,
+                family=family.name,
+            )
+        tensors[weight.names[0]] = places[name].detach().cpu().contiguous()
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    written = {key: value for key, value in config.plain().items() if key not in ("dtype", "torch_dtype")}
+    written["dtype"] = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+
+def module_of(backend: Backend) -> nn.Module:
+    """A backend as the module that it is."""
+    if not isinstance(backend, nn.Module):
+        raise NotSerialisable(f"a {type(backend).__name__} is no torch.nn.Module, so its parameters are not known.")
+    return backend
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is added, judged by the last part of its name."""
+    leaf = name.rpartition(".")[2].lower()
+    return leaf in ("b", "bias", "beta") or leaf.startswith(("b_", "bias_")) or leaf.endswith(("_b", "_bias"))

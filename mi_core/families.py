@@ -1,0 +1,105 @@
+"""From a config to a backend: which plugin reads it, and what the plugin makes of it."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Final
+
+from torch import nn
+
+from mi_core import plugins
+from mi_core.blueprint import Blueprint
+from mi_core.config import Config
+from mi_core.errors import BadConfig, BrokenPlugin, MiError, UnknownFamily, UnknownPlugin
+from mi_core.protocols import Backend
+from mi_core.tensors import TensorIndex
+
+__all__ = ["blueprint_of", "empty_backend", "family_of"]
+
+GROUP: Final = "mi_core.families"
+
+
+def family_of(config: Config, name: str | None = None) -> plugins.Plugin:
+    """The plugin that reads this config: the one of its model_type, or the one that is named.
+
+    Raises:
+        UnknownFamily: nobody reads that model_type; the message gives the closest and all that are installed.
+        BadConfig: no model_type, or a quantised checkpoint.
+    """
+    if name is None:
+        name = config["model_type"]
+    if not isinstance(name, str):
+        raise BadConfig(f"{config.where}: 'model_type' is {name!r}, it must be a word.", key="model_type", value=name)
+    refuse_quantised(config)
+    try:
+        return plugins.plugin(GROUP, name)
+    except UnknownPlugin as error:
+        have = plugins.names(GROUP)
+        near = difflib.get_close_matches(name, have, n=1, cutoff=0.5)
+        closest = f" Closest: {near[0]} (from {have[near[0]]})." if near else ""
+        raise UnknownFamily(
+            f"no installed family reads model_type {name!r}.{closest} Installed: {', '.join(have) or 'none'}.",
+            model_type=name,
+            installed=tuple(have),
+            where=config.where,
+        ) from error
+
+
+def refuse_quantised(config: Config) -> None:
+    """Quantised weights are other numbers than the config's dtype says."""
+    for key in ("quantization_config", "compression_config", "quantization"):
+        if key in config and config[key] is not None:
+            found = config[key]
+            method = found.get("quant_method", found) if isinstance(found, dict) else found
+            raise BadConfig(
+                f"{config.where}: the checkpoint is quantised ({key}: {method!r}), which is not read. Use the "
+                "checkpoint that it was made from, or save a dequantised copy.",
+                key=key,
+                value=found,
+                path=config.where,
+            )
+
+
+def blueprint_of(family: plugins.Plugin, config: Config, tensors: TensorIndex | None) -> Blueprint:
+    """What the family makes of a config.
+
+    Raises:
+        BrokenPlugin: the family failed, or returned something else.
+    """
+    blueprint = family.call("mi_family", config=config, tensors=tensors)
+    if not isinstance(blueprint, Blueprint):
+        raise BrokenPlugin(
+            f"the family {family.name!r}, from {family.distribution}, returned {type(blueprint).__name__} from "
+            "mi_family; it must be a Blueprint.",
+            name=family.name,
+            distribution=family.distribution,
+        )
+    return blueprint
+
+
+def empty_backend(family: plugins.Plugin, blueprint: Blueprint) -> tuple[Backend, nn.Module]:
+    """A fresh backend, as what it is to the core and as the module that holds its parameters.
+
+    Raises:
+        BrokenPlugin: it cannot be made, is no module, or holds numbers already.
+    """
+    who = f"the family {family.name!r}, from {family.distribution},"
+    data = {"name": family.name, "distribution": family.distribution}
+    try:
+        backend = blueprint.backend()
+    except MiError:
+        raise
+    except Exception as error:
+        raise BrokenPlugin(
+            f"{who} cannot make its backend: {type(error).__name__}: {error}.", cause=error, **data
+        ) from error
+    if not isinstance(backend, nn.Module):
+        raise BrokenPlugin(f"{who} made a {type(backend).__name__}, which is no torch.nn.Module.", **data)
+    for name, tensor in (*backend.named_parameters(), *backend.named_buffers()):
+        if not tensor.is_meta:
+            raise BrokenPlugin(
+                f"{who} made {name!r} with numbers in it; parameters start on the meta device "
+                "(mi_core.blueprint.empty) and computed buffers are not kept.",
+                **data,
+            )
+    return backend, backend

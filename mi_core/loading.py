@@ -1,0 +1,238 @@
+"""Loading a model: from a name, a folder or a Hub id to a model whose every number is accounted for."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from collections.abc import Callable, Collection, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from mi_core import registry
+from mi_core.config import Config
+from mi_core.errors import BadConfig, LoadError, ModelNotFound
+from mi_core.families import blueprint_of, empty_backend, family_of
+from mi_core.files import Files
+from mi_core.fill import fill
+from mi_core.inert import check_config_used
+from mi_core.provenance import Provenance
+from mi_core.tensors import TensorIndex
+
+if TYPE_CHECKING:
+    from mi_core.model import Model
+    from mi_core.tokenizer import Tokenizer
+
+__all__ = ["load", "resolve"]
+
+CONFIG: Final = "config.json"
+DTYPES: Final[Mapping[str, torch.dtype]] = {
+    name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")
+}
+
+
+def load(
+    ref: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
+    token: str | bool | None = None,
+    tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
+    backend: str | None = None,
+    ignore_config: Collection[str] = (),
+    ignore_tensors: Collection[str] = (),
+    allow_pickle: bool = False,
+) -> Model:
+    """Which model is this? An embedded name, a local folder or a Hub id becomes a model with frozen weights.
+
+    Every tensor of the checkpoint is used or dropped on purpose, every parameter is filled, and every config key that
+    may change the numbers is read; anything else is an error that lists the names.
+
+    Args:
+        ref: An embedded model's name (`mi models` lists them); a folder, with a slash or a leading dot; a Hub id.
+        device: ``"auto"`` takes CUDA, then MPS, then the CPU.
+        dtype: ``"auto"`` takes the config's, else that of the first tensor. On the CPU and in the checkpoint's own
+            dtype nothing is copied: the parameters are views of the file.
+        revision: Branch, tag or commit of a Hub repository.
+        token: For private Hub repositories; None takes the one that is logged in.
+        tokenizer: Instead of the checkpoint's own: an object, or where to read one from.
+        backend: The family that shall read the checkpoint, instead of the one that its model_type names.
+        ignore_config: Config keys that may go unread.
+        ignore_tensors: Names or patterns of tensors that may go unused.
+        allow_pickle: Read ``pytorch_model.bin`` where there are no safetensors; without running code from it.
+
+    Raises:
+        ModelNotFound: there is no such model, folder or repository, or a file of it is missing.
+        BadConfig: config.json is no valid JSON, lacks a key, or states absurd numbers.
+        UnusedConfig: a key that may change the numbers was read by nobody.
+        UnknownFamily: no installed plugin reads its model_type.
+        MissingTensors: a parameter that the checkpoint does not fill.
+        UnusedTensors: a tensor that goes nowhere.
+        TensorMismatch: a tensor of another shape than the config implies.
+        CorruptCheckpoint: a weights file that is truncated or not what it claims to be.
+    """
+    from mi_core.model import Model
+
+    place = chosen_device(device)
+    files = resolve(ref, revision=revision, token=token, allow_pickle=allow_pickle)
+    config = read_config(files)
+    family = family_of(config, backend)
+    tensors = TensorIndex.read(files, allow_pickle=allow_pickle)
+    blueprint = blueprint_of(family, config, tensors)
+    ignored_config = check_config_used(config, blueprint.inert, ignore=ignore_config, family=family.name)
+    made, module = empty_backend(family, blueprint)
+    kind = chosen_dtype(dtype, config, tensors)
+    ignored_tensors = fill(
+        module, blueprint, tensors, family=family.name, dtype=kind, device=place, ignore=ignore_tensors
+    )
+    provenance = Provenance(
+        ref=os.fspath(ref),
+        family=family.name,
+        plugin=f"{family.distribution} {family.version}",
+        revision=files.revision,
+        ignored_config=ignored_config,
+        ignored_tensors=ignored_tensors,
+        versions=versions(),
+    )
+    return Model(
+        made,
+        name=family.name,
+        config=config.plain(),
+        tokenizer=chosen_tokenizer(tokenizer, files, config, token=token),
+        provenance=provenance,
+    )
+
+
+def resolve(
+    ref: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    weights: bool = True,
+    allow_pickle: bool = False,
+) -> Files:
+    """The files that a reference means: an embedded model, a folder, or a snapshot of the Hub, fetched if need be.
+
+    Raises:
+        ModelNotFound: nothing of that name, or a bare name that means two things.
+    """
+    name = os.fspath(ref)
+    folder = Path(name).expanduser()
+    if not isinstance(ref, str) or "/" in name or os.sep in name or name.startswith((".", "~")):
+        if folder.is_dir():
+            return Files(folder, where=f"folder {name!r}")
+    else:
+        found = registry.embedded(name) if name else None
+        if folder.is_dir() and name:
+            also = "an embedded model" if found else "perhaps a Hub id"
+            raise ModelNotFound(
+                f"{name!r} is a folder here and {also}: write './{name}' for the folder"
+                f"{', or rename the folder for the embedded model' if found else ''}.",
+                ref=name,
+            )
+        if found is not None:
+            return found
+    from mi_core import hub
+
+    if isinstance(ref, str) and hub.is_id(name):
+        return hub.snapshot(name, revision=revision, token=token, weights=weights, allow_pickle=allow_pickle)
+    raise ModelNotFound(
+        f"there is no folder {name!r}{' (it is a file)' if folder.is_file() else ''}, and it is no Hub id "
+        f"('owner/name') and no embedded model. Embedded: {', '.join(embedded_names()) or 'none'}.",
+        ref=name,
+    )
+
+
+def embedded_names() -> list[str]:
+    """The embedded models that are installed."""
+    return [name for name, page in registry.pages().items() if page.embedded]
+
+
+def read_config(files: Files) -> Config:
+    """A checkpoint's config.json."""
+    if not files.has(CONFIG):
+        raise ModelNotFound(
+            f"{files.where}: no {CONFIG!r}, so it holds no model. It has: {', '.join(files.names()) or 'nothing'}.",
+            where=files.where,
+            name=CONFIG,
+        )
+    return Config(files.read_json(CONFIG), where=str(files.path(CONFIG)))
+
+
+def chosen_device(device: str | torch.device) -> torch.device:
+    """The device that is meant; ``"auto"`` takes CUDA, then MPS, then the CPU."""
+    if device == "auto":
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise LoadError(f"device {device!r} is none that torch knows; try 'auto', 'cpu' or 'cuda'.") from error
+    if (chosen.type == "cuda" and not torch.cuda.is_available()) or chosen.type == "meta":
+        raise LoadError(f"device {device!r} is not available here; try 'auto' or 'cpu'.", device=device)
+    return chosen
+
+
+def chosen_dtype(dtype: str | torch.dtype, config: Config, tensors: Mapping[str, Any]) -> torch.dtype:
+    """The dtype that is meant; ``"auto"`` takes the config's, else that of the first floating-point tensor."""
+    if dtype == "auto":
+        own = (info.dtype for info in tensors.values() if info.dtype.is_floating_point)
+        dtype = stated_dtype(config) or next(own, torch.float32)
+    if isinstance(dtype, str):
+        return named_dtype(dtype, "dtype")
+    if dtype not in DTYPES.values():
+        raise LoadError(f"dtype {dtype} is none to compute in; one of {', '.join(DTYPES)}.", dtype=dtype)
+    return dtype
+
+
+def stated_dtype(config: Config) -> torch.dtype | None:
+    """What the config says, under its old or its new key, at the top or for the text part."""
+    values = config.plain()
+    for part in (values, values.get("text_config")):
+        for key in ("dtype", "torch_dtype"):
+            stated = part.get(key) if isinstance(part, dict) else None
+            if stated not in (None, "auto"):
+                return named_dtype(stated, f"{config.where}: {key!r}")
+    return None
+
+
+def named_dtype(name: Any, what: str) -> torch.dtype:
+    """A floating-point type by name."""
+    found = DTYPES.get(name.removeprefix("torch.")) if isinstance(name, str) else None
+    if found is None:
+        raise BadConfig(f"{what} is {name!r}; it must be one of {', '.join(DTYPES)}.", value=name)
+    return found
+
+
+def chosen_tokenizer(
+    given: Tokenizer | str | os.PathLike[str] | None, files: Files, config: Config, *, token: str | bool | None = None
+) -> Tokenizer | Callable[[], Tokenizer | None]:
+    """The tokenizer that is given, or a function that reads one when a text first needs it."""
+    if isinstance(given, str | os.PathLike):
+        files = resolve(given, token=token, weights=False)
+        if files.has(CONFIG):
+            config = read_config(files)
+    elif given is not None:
+        return given
+
+    def find() -> Tokenizer | None:
+        from mi_core.tokenizer import find_tokenizer
+
+        return find_tokenizer(files, config)
+
+    return find
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """What the numbers may depend on."""
+    try:
+        ours = version("mi-core")
+    except PackageNotFoundError:
+        ours = "unknown"
+    return {"mi-core": ours, "torch": torch.__version__, "python": platform.python_version()}
