@@ -1,0 +1,33 @@
+"""The engine: decoders as tuples of layers, each a value made of norms, positions, attention and MLP.
+
+model = Decoder(
+d_vocab=100,
+d_model=32,
+layers=2 * (Layer(
+ln1=RMSNorm(), mixer=Attention(n_heads=4, n_kv_heads=2, d_head=8, positions=Rotary(8)),
+ln2=RMSNorm(), channel=GatedMLP(d_mlp=64),
+),),
+ln_final=RMSNorm(),
+)
+backend = model.build()
+"""
+
+from mi_decoder.attention import Attention
+from mi_decoder.decoder import Decoder, DecoderBackend
+from mi_decoder.layers import Layer, ParallelLayer
+from mi_decoder.memory import KeyValues
+from mi_decoder.mlp import GatedMLP
+from mi_decoder.norms import RMSNorm
+from mi_decoder.rotary import Rotary
+
+__all__ = [
+    "Attention",
+    "Decoder",
+    "DecoderBackend",
+    "GatedMLP",
+    "KeyValues",
+    "Layer",
+    "ParallelLayer",
+    "RMSNorm",
+    "Rotary",
+]

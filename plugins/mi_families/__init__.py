@@ -1,0 +1,1 @@
+"""One file for each Hugging Face ``model_type``: config to layers, checkpoint names to ours."""

@@ -1,0 +1,172 @@
+"""Softmax attention over keys of earlier positions, heads grouped onto fewer keys and values if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from mi_core.blueprint import empty
+from mi_core.errors import MemoryMismatch
+from mi_core.protocols import Batch, Memory, Site, Tap
+from mi_core.vocabulary import site
+from mi_decoder.kernels import explicit, fused, open_edges
+from mi_decoder.memory import KeyValues, per_head
+from mi_decoder.rotary import Rotary
+
+__all__ = ["Attention", "AttentionModule"]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """``n_heads`` query heads of ``d_head`` dims, reading ``n_kv_heads`` keys and values.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245 (grouped queries).
+    """
+
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    positions: Rotary | None = None
+    bias: bool = False
+    """Whether queries, keys and values have biases."""
+    out_bias: bool = False
+    scale: float | None = None
+    """What scores are multiplied by; ``d_head ** -0.5`` if None."""
+
+    def build(self, d_model: int) -> AttentionModule:
+        """The module."""
+        return AttentionModule(self, d_model)
+
+
+class AttentionModule(nn.Module):
+    """Causal self-attention; matrices lie as in checkpoints, ``[out, in]``."""
+
+    def __init__(self, spec: Attention, d_model: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.d_model = d_model
+        self.n_heads, self.d_head = spec.n_heads, spec.d_head
+        self.scale = spec.d_head**-0.5 if spec.scale is None else spec.scale
+        self.positions = spec.positions
+        # equal values share one table; a string is hashed faster than nested dataclasses
+        self.table_key = repr(spec.positions)
+        for name, heads in (("q", spec.n_heads), ("k", spec.n_kv_heads), ("v", spec.n_kv_heads)):
+            self.register_parameter(f"{name}_weight", empty(heads * spec.d_head, d_model))
+            self.register_parameter(f"{name}_bias", empty(heads * spec.d_head) if spec.bias else None)
+        self.register_parameter("o_weight", empty(d_model, spec.n_heads * spec.d_head))
+        self.register_parameter("o_bias", empty(d_model) if spec.out_bias else None)
+
+    def mix(
+        self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap, memory: Memory | None
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Memory | None]:
+        """The output of W_O with its bias, and the keys and values if ``batch.record`` asks for them."""
+        own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
+        rows, columns, _ = x.shape
+        heads = (rows, columns, -1, self.d_head)
+        x = tap("attn.hook_in", x)
+        q = tap("attn.hook_q", linear(x, own["q_weight"], own["q_bias"]).view(heads))
+        k = tap("attn.hook_k", linear(x, own["k_weight"], own["k_bias"]).view(heads))
+        v = tap("attn.hook_v", linear(x, own["v_weight"], own["v_bias"]).view(heads))
+        if self.positions is not None:
+            table = batch.once((self.table_key, x.dtype, x.device), lambda: self.positions.table(batch, x.dtype))
+            q = tap("attn.hook_rot_q", self.positions.rotate(q, table))
+            k = tap("attn.hook_rot_k", self.positions.rotate(k, table))
+        if tap.wants("attn.hook_k_per_head", "attn.hook_v_per_head"):
+            k = self.told_apart("attn.hook_k_per_head", k, tap)
+            v = self.told_apart("attn.hook_v_per_head", v, tap)
+        z, remembered = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), batch, tap, memory)
+        z = tap("attn.hook_z", z.transpose(1, 2))
+        if tap.wants("attn.hook_result"):
+            result = tap("attn.hook_result", torch.einsum("bphd,mhd->bphm", z, self.heads_of_o()))
+            if tap.edits("attn.hook_result"):
+                out = result.sum(2) if own["o_bias"] is None else result.sum(2) + own["o_bias"]
+                return tap("attn.hook_out", out), remembered
+        out = linear(z.reshape(rows, columns, -1), own["o_weight"], own["o_bias"])
+        return tap("attn.hook_out", out), remembered
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch head pos d_head"],
+        k: Float[Tensor, "batch _ pos d_head"],
+        v: Float[Tensor, "batch _ pos d_head"],
+        batch: Batch,
+        tap: Tap,
+        memory: Memory | None,
+    ) -> tuple[Float[Tensor, "batch head pos d_head"], KeyValues | None]:
+        """The mixed values, and what is remembered."""
+        regime = None if self.positions is None else self.positions.scaling.regime(batch.total)
+        if memory is not None:
+            k, v = self.recall(memory, regime).extend(batch, k, v)
+        looked_at = tap.wants("attn.hook_attn_scores", "attn.hook_pattern")
+        edges = open_edges(batch, k.shape[2], tap, causal_kernel=not looked_at)
+        z = (explicit if looked_at else fused)(q, k, v, edges, self.scale, tap)
+        remembered = None if batch.record is None else KeyValues(k, v, batch.start + batch.length, regime)
+        return z, remembered
+
+    def recall(self, memory: Memory, regime: Tensor | None) -> KeyValues:
+        """The memory of this layer, if its keys were turned by the frequencies that hold now."""
+        if not isinstance(memory, KeyValues):
+            raise MemoryMismatch(f"attention goes on from keys and values, got {type(memory).__name__}", memory=memory)
+        if regime is not None and (memory.regime is None or not torch.equal(memory.regime, regime)):
+            raise MemoryMismatch(
+                f"the rotary scaling {self.positions!r} depends on the length of the whole row, and this row is in "
+                "another regime than its memory: run it from its first token",
+                memory=memory,
+            )
+        return memory
+
+    def told_apart(
+        self, name: str, x: Float[Tensor, "batch pos _ d_head"], tap: Tap
+    ) -> Float[Tensor, "batch pos _ d_head"]:
+        """Keys or values as each query head receives them, on the path only if a write may tell heads apart."""
+        each = tap(name, per_head(x.transpose(1, 2), self.n_heads).transpose(1, 2))
+        return each if tap.edits(name) else x
+
+    def heads_of_o(self) -> Float[Tensor, "d_model head d_head"]:
+        """W_O by heads."""
+        return self.get_parameter("o_weight").view(self.d_model, self.n_heads, self.d_head)
+
+    def sites(self) -> Sequence[Site]:
+        """Everything from the input to the output, in firing order."""
+        spec = self.spec
+        per_query = {"head": spec.n_heads, "d_head": spec.d_head}
+        per_key = {"kv_head": spec.n_kv_heads, "d_head": spec.d_head}
+        turned = (
+            [] if spec.positions is None else [site("attn.hook_rot_q", **per_query), site("attn.hook_rot_k", **per_key)]
+        )
+        return (
+            site("attn.hook_in", d_model=self.d_model),
+            site("attn.hook_q", **per_query),
+            site("attn.hook_k", **per_key),
+            site("attn.hook_v", **per_key),
+            *turned,
+            site("attn.hook_k_per_head", **per_query),
+            site("attn.hook_v_per_head", **per_query),
+            site("attn.hook_attn_scores", head=spec.n_heads),
+            site("attn.hook_pattern", head=spec.n_heads),
+            site("attn.hook_z", **per_query),
+            site("attn.hook_result", head=spec.n_heads, d_model=self.d_model),
+            site("attn.hook_out", d_model=self.d_model),
+        )
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """``W_Q``, ``W_K``, ``W_V`` as ``[head d_model d_head]``, ``W_O`` as ``[head d_head d_model]``, and biases.
+
+        Keys and values have as many heads as there are. Source: TransformerLens 2, components/abstract_attention.py.
+        """
+        weights: dict[str, Tensor] = {}
+        for name in ("q", "k", "v"):
+            matrix = self.get_parameter(f"{name}_weight")
+            weights[f"attn.W_{name.upper()}"] = matrix.view(-1, self.d_head, self.d_model).transpose(1, 2)
+            bias = getattr(self, f"{name}_bias")
+            if bias is not None:
+                weights[f"attn.b_{name.upper()}"] = bias.view(-1, self.d_head)
+        weights["attn.W_O"] = self.heads_of_o().permute(1, 2, 0)
+        bias = self.o_bias
+        return weights if bias is None else {**weights, "attn.b_O": bias}

@@ -1,0 +1,125 @@
+"""The model: a tuple of layers between an embedding and an unembedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from mi_core.blueprint import empty
+from mi_core.protocols import Batch, ModelShape, Site, Stream, Tap
+from mi_core.vocabulary import site
+from mi_decoder.parts import LayerLike, Norm
+
+__all__ = ["Decoder", "DecoderBackend"]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What a decoder is made of; `build` makes the backend, with empty parameters."""
+
+    d_vocab: int
+    d_model: int
+    layers: tuple[LayerLike, ...]
+    ln_final: Norm | None = None
+    n_ctx: int | None = None
+    """Positions that the model has; None where there is no limit."""
+
+    def build(self) -> DecoderBackend:
+        """The backend."""
+        return DecoderBackend(self)
+
+
+class DecoderBackend(nn.Module):
+    """A decoder as the core sees it."""
+
+    def __init__(self, spec: Decoder) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embed_weight = empty(spec.d_vocab, spec.d_model)
+        self.layers = nn.ModuleList(layer.build(spec.d_model) for layer in spec.layers)
+        self.ln_final = None if spec.ln_final is None else spec.ln_final.build(spec.d_model, "ln_final")
+        self.unembed_weight = empty(spec.d_vocab, spec.d_model)
+        layers: list[Any] = list(self.layers)
+        self.shape = ModelShape(
+            n_layers=len(layers),
+            d_model=spec.d_model,
+            d_vocab=spec.d_vocab,
+            n_ctx=spec.n_ctx,
+            residual=tuple(layer.residual for layer in layers),
+        )
+
+    @property
+    def blocks(self) -> tuple[Any, ...]:
+        """The layers."""
+        return tuple(self.layers)
+
+    def embed(self, batch: Batch, tap: Tap) -> Stream:
+        """The token embeddings."""
+        return Stream(tap("hook_embed", torch.embedding(self.embed_weight, batch.inputs)))
+
+    def unembed(self, resid: Float[Tensor, "*batch d_model"], tap: Tap) -> Float[Tensor, "*batch d_vocab"]:
+        """Final norm and unembedding."""
+        norm: Any = self.ln_final
+        normed = tap("unembed.hook_in", resid if norm is None else norm.normalise(resid, tap))
+        return tap("hook_logits", tap("unembed.hook_out", linear(normed, self.unembed_weight)))
+
+    def sites(self) -> Sequence[Site]:
+        """All sites in firing order; those of layers once, with the layers that have them."""
+        d_model, d_vocab = self.spec.d_model, self.spec.d_vocab
+        norm: Any = self.ln_final
+        return (
+            site("hook_embed", d_model=d_model),
+            *merged([layer.sites() for layer in self.blocks]),
+            *(() if norm is None else norm.sites()),
+            site("unembed.hook_in", d_model=d_model),
+            site("unembed.hook_out", d_vocab=d_vocab),
+            site("hook_logits", d_vocab=d_vocab),
+        )
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """All weights in the field's names and layouts, as views."""
+        norm: Any = self.ln_final
+        weights = {"embed.W_E": self.embed_weight, "unembed.W_U": self.unembed_weight.T}
+        for index, layer in enumerate(self.blocks):
+            weights.update({f"blocks.{index}.{name}": tensor for name, tensor in layer.weights().items()})
+        return weights if norm is None else {**weights, **norm.weights()}
+
+    def weight(self, name: str) -> Tensor:
+        """The weight ``name`` in the field's layout, a view.
+
+        Raises:
+            KeyError: there is no such weight; the message names those of the same layer.
+        """
+        start, _, rest = name.partition(".")
+        index, _, inner = rest.partition(".")
+        if start == "blocks" and index.isdecimal() and int(index) < len(self.blocks):
+            weights, wanted = self.blocks[int(index)].weights(), inner
+        else:
+            weights, wanted = self.weights(), name
+        if wanted not in weights:
+            raise KeyError(f"no weight {name!r}; there are {', '.join(weights)}")
+        found: Tensor = weights[wanted]
+        return found
+
+
+def merged(layers: Sequence[Sequence[Site]]) -> Sequence[Site]:
+    """Sites of all layers, each once with its layers; a site that a later layer adds goes behind its predecessor."""
+    order: list[tuple[Any, Site]] = []
+    members: dict[Any, list[int]] = {}
+    for index, sites in enumerate(layers):
+        place = 0
+        for offered in sites:
+            key = (offered.name, tuple(sorted(offered.sizes.items())))
+            if key in members:
+                place = next(at for at, (other, _) in enumerate(order) if other == key) + 1
+            else:
+                order.insert(place, (key, offered))
+                place += 1
+            members.setdefault(key, []).append(index)
+    return [replace(offered, layers=tuple(members[key])) for key, offered in order]

@@ -1,0 +1,118 @@
+"""Layers: a mixer and a channel part around the residual stream, in sequence or side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from mi_core.protocols import Batch, Memory, Residual, Site, Stream, Tap
+from mi_core.vocabulary import site
+from mi_decoder.parts import Channel, Mixer, Norm
+
+__all__ = ["Layer", "ParallelLayer"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Mixer, then channel part: each reads the stream through its norm and adds to it, through a post-norm if given."""
+
+    mixer: Mixer
+    channel: Channel
+    ln1: Norm | None = None
+    ln2: Norm | None = None
+    ln1_post: Norm | None = None
+    ln2_post: Norm | None = None
+
+    def build(self, d_model: int) -> SequentialBlock:
+        """The module."""
+        return SequentialBlock(self, d_model)
+
+
+@dataclass(frozen=True)
+class ParallelLayer:
+    """Mixer and channel part read the same stream: through one shared norm, or through two if ``ln2`` is given."""
+
+    mixer: Mixer
+    channel: Channel
+    ln1: Norm | None = None
+    ln2: Norm | None = None
+
+    def build(self, d_model: int) -> ParallelBlock:
+        """The module."""
+        return ParallelBlock(self, d_model)
+
+
+class DecoderBlock(nn.Module):
+    """What the two kinds of block share: their parts, sites and weights."""
+
+    residual: Residual
+    order: tuple[str, ...]
+    """Parts and the stream's own sites, in firing order."""
+
+    def __init__(self, spec: Layer | ParallelLayer, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+        for slot in ("ln1", "ln1_post", "ln2", "ln2_post"):
+            norm = getattr(spec, slot, None)
+            self.add_module(slot, None if norm is None else norm.build(d_model, slot))
+        self.mixer = spec.mixer.build(d_model)
+        self.channel = spec.channel.build(d_model)
+
+    def sites(self) -> Sequence[Site]:
+        """All sites of the layer, in firing order."""
+        sites: list[Site] = []
+        for name in self.order:
+            part: Any = None if name.startswith("hook_") else self._modules[name]
+            if part is not None:
+                sites.extend(part.sites())
+            elif name.startswith("hook_"):
+                sites.append(site(name, d_model=self.d_model))
+        return sites
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights of all parts."""
+        parts: list[Any] = [part for part in self._modules.values() if part is not None]
+        return {name: tensor for part in parts for name, tensor in part.weights().items()}
+
+
+class SequentialBlock(DecoderBlock):
+    """The channel part reads what the mixer has written."""
+
+    residual = Residual("sequential")
+    order = (
+        *("hook_resid_pre", "ln1", "mixer", "ln1_post", "hook_attn_out", "hook_resid_mid"),
+        *("ln2", "channel", "ln2_post", "hook_mlp_out", "hook_resid_post"),
+    )
+
+    def forward(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
+        """The stream behind the layer."""
+        parts: Mapping[str, Any] = self._modules  # spares a Python call for each part
+        ln1, ln1_post, ln2, ln2_post = parts["ln1"], parts["ln1_post"], parts["ln2"], parts["ln2_post"]
+        resid = stream.resid
+        out, memory = parts["mixer"].mix(resid if ln1 is None else ln1.normalise(resid, tap), batch, tap, memory)
+        out = tap("hook_attn_out", out if ln1_post is None else ln1_post.normalise(out, tap))
+        resid = tap("hook_resid_mid", resid + out)
+        out = parts["channel"].transform(resid if ln2 is None else ln2.normalise(resid, tap), tap)
+        out = tap("hook_mlp_out", out if ln2_post is None else ln2_post.normalise(out, tap))
+        return Stream(resid + out, stream.side), memory
+
+
+class ParallelBlock(DecoderBlock):
+    """Mixer and channel part read the same stream; there is no stream between them."""
+
+    residual = Residual("parallel")
+    order = ("hook_resid_pre", "ln1", "mixer", "hook_attn_out", "ln2", "channel", "hook_mlp_out", "hook_resid_post")
+
+    def forward(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
+        """The stream behind the layer."""
+        parts: Mapping[str, Any] = self._modules  # spares a Python call for each part
+        ln1, ln2 = parts["ln1"], parts["ln2"]
+        resid = stream.resid
+        normed = resid if ln1 is None else ln1.normalise(resid, tap)
+        mixed, memory = parts["mixer"].mix(normed, batch, tap, memory)
+        mixed = tap("hook_attn_out", mixed)
+        out = tap("hook_mlp_out", parts["channel"].transform(normed if ln2 is None else ln2.normalise(resid, tap), tap))
+        return Stream(resid + mixed + out, stream.side), memory

@@ -1,0 +1,106 @@
+"""What attention remembers: the keys and values of each row's prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from mi_core.errors import MemoryMismatch, NotRecorded
+from mi_core.protocols import Batch
+
+__all__ = ["KeyValues", "per_head"]
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValues:
+    """Keys (after rotary) and values, left-aligned: row r is real in ``[0, length[r])``, anything may lie behind.
+
+    There are as many heads as the layer has key heads, or one for each query head where a write told them apart.
+    """
+
+    keys: Float[Tensor, "batch kv_head key_pos d_head"]
+    values: Float[Tensor, "batch kv_head key_pos d_value"]
+    length: Int[Tensor, "batch"]
+    regime: Shaped[Tensor, "batch"] | None = None
+    """What the rows' lengths meant for the rotary frequencies when this was made."""
+
+    def cut(self, length: Int[Tensor, "batch"]) -> KeyValues:
+        """As if row r had seen ``length[r]`` positions.
+
+        Raises:
+            NotRecorded: a row is asked for more positions than it has seen.
+        """
+        length = length.to(self.length.device)
+        if bool((length > self.length).any()):
+            raise NotRecorded(
+                f"rows have seen {self.length.tolist()!r} positions, asked for {length.tolist()!r}: "
+                "cut a memory to prefixes of what it has seen",
+                length=length,
+            )
+        longest = int(length.max()) if len(length) else 0
+        return replace(self, keys=self.keys[:, :, :longest], values=self.values[:, :, :longest], length=length)
+
+    def rows(self, index: Int[Tensor, "rows"]) -> KeyValues:
+        """Row r becomes row ``index[r]``."""
+        index = index.to(self.length.device)
+        return KeyValues(**{name: tensor.index_select(0, index) for name, tensor in self.tensors().items()})
+
+    def to(self, device: Any) -> KeyValues:
+        """The same on another device."""
+        return KeyValues(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Its tensors by name."""
+        tensors = {"keys": self.keys, "values": self.values, "length": self.length}
+        return tensors if self.regime is None else {**tensors, "regime": self.regime}
+
+    def extend(
+        self,
+        batch: Batch,
+        keys: Float[Tensor, "batch head pos d_head"],
+        values: Float[Tensor, "batch head pos d_value"],
+    ) -> tuple[Float[Tensor, "batch head key_pos d_head"], Float[Tensor, "batch head key_pos d_value"]]:
+        """The prefix's keys and values, and the new ones right behind each row's own prefix."""
+        starts = prefix_lengths(batch)
+        if len(starts) != len(self.keys) or bool((batch.start > self.length).any()):
+            raise MemoryMismatch(
+                f"the memory covers {self.length.tolist()!r} positions of its rows, the call goes on from {starts!r}: "
+                "give each row the memory of its own prefix",
+                length=self.length,
+            )
+        return append(self.keys, keys, starts, batch), append(self.values, values, starts, batch)
+
+
+def prefix_lengths(batch: Batch) -> list[int]:
+    """Each row's prefix length as numbers; read from the device once for each call."""
+    starts: list[int] = batch.once("mi_decoder.prefix_lengths", batch.start.tolist)
+    return starts
+
+
+def append(
+    old: Float[Tensor, "batch _ _ d_head"], new: Float[Tensor, "batch _ pos d_head"], starts: list[int], batch: Batch
+) -> Float[Tensor, "batch _ _ d_head"]:
+    """``old`` up to each row's start, then ``new``."""
+    n_heads = max(old.shape[1], new.shape[1])
+    old, new = per_head(old, n_heads), per_head(new, n_heads)
+    longest = max(starts)
+    old = old[:, :, :longest]
+    if min(starts) == longest:
+        return torch.cat((old, new), 2)
+    columns = batch.start[:, None] + torch.arange(new.shape[2], device=new.device)
+    index = columns[:, None, :, None].expand_as(new)
+    return torch.cat((old, torch.zeros_like(new)), 2).scatter(2, index, new)
+
+
+def per_head(x: Float[Tensor, "batch _ pos d_head"], n_heads: int) -> Float[Tensor, "batch _ pos d_head"]:
+    """Key heads repeated so that query head h reads head h."""
+    batch, n_kv_heads, pos, d_head = x.shape
+    if n_kv_heads == n_heads:
+        return x
+    groups = n_heads // n_kv_heads
+    return x[:, :, None].expand(batch, n_kv_heads, groups, pos, d_head).reshape(batch, n_heads, pos, d_head)

@@ -1,0 +1,88 @@
+"""The channel part: a gated MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from mi_core.blueprint import empty
+from mi_core.protocols import Site, Tap
+from mi_core.vocabulary import site
+
+__all__ = ["GatedMLP", "GatedMLPModule"]
+
+
+@dataclass(frozen=True)
+class GatedMLP:
+    """``W_out (activation(W_gate x) * W_in x)``, each product with an optional bias.
+
+    Source: Shazeer 2020, arXiv:2002.05202; transformers 5.24, LlamaMLP (gate_proj, up_proj, down_proj in this order).
+    """
+
+    d_mlp: int
+    activation: Callable[[Tensor], Tensor] = silu
+    bias: bool = False
+
+    def build(self, d_model: int) -> GatedMLPModule:
+        """The module."""
+        return GatedMLPModule(self, d_model)
+
+
+class GatedMLPModule(nn.Module):
+    """A gated MLP; matrices lie as in checkpoints, ``[out, in]``."""
+
+    def __init__(self, spec: GatedMLP, d_model: int) -> None:
+        super().__init__()
+        self.activation = spec.activation
+        self.sizes = {"d_model": d_model, "d_mlp": spec.d_mlp}
+        for name, rows, columns in (
+            ("gate", spec.d_mlp, d_model),
+            ("in", spec.d_mlp, d_model),
+            ("out", d_model, spec.d_mlp),
+        ):
+            self.register_parameter(f"{name}_weight", empty(rows, columns))
+            self.register_parameter(f"{name}_bias", empty(rows) if spec.bias else None)
+
+    def transform(self, x: Float[Tensor, "batch pos d_model"], tap: Tap) -> Float[Tensor, "batch pos d_model"]:
+        """The output of the MLP, its bias included."""
+        own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
+        x = tap("mlp.hook_in", x)
+        pre = tap("mlp.hook_pre", linear(x, own["gate_weight"], own["gate_bias"]))
+        pre_linear = tap("mlp.hook_pre_linear", linear(x, own["in_weight"], own["in_bias"]))
+        gate = self.activation(pre)
+        if gate is pre or torch.is_grad_enabled():
+            post = gate * pre_linear
+        else:  # the activation's own fresh tensor: nobody else holds it
+            post = gate.mul_(pre_linear)
+        post = tap("mlp.hook_post", post)
+        return tap("mlp.hook_out", linear(post, own["out_weight"], own["out_bias"]))
+
+    def sites(self) -> Sequence[Site]:
+        """Input, both branches, neurons, output."""
+        d_model, d_mlp = self.sizes["d_model"], self.sizes["d_mlp"]
+        return (
+            site("mlp.hook_in", d_model=d_model),
+            site("mlp.hook_pre", d_mlp=d_mlp),
+            site("mlp.hook_pre_linear", d_mlp=d_mlp),
+            site("mlp.hook_post", d_mlp=d_mlp),
+            site("mlp.hook_out", d_model=d_model),
+        )
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """``W_gate``, ``W_in`` as ``[d_model d_mlp]``, ``W_out`` as ``[d_mlp d_model]``, biases where there are any.
+
+        Source: TransformerLens 2, components/mlps/gated_mlp.py: gate_proj is W_gate, up_proj W_in, down_proj W_out.
+        """
+        weights: dict[str, Tensor] = {}
+        for name in ("gate", "in", "out"):
+            weights[f"mlp.W_{name}"] = self.get_parameter(f"{name}_weight").T
+            bias = getattr(self, f"{name}_bias")
+            if bias is not None:
+                weights[f"mlp.b_{name}"] = bias
+        return weights

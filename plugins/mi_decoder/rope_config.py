@@ -1,0 +1,126 @@
+"""Rotary positions from a checkpoint's config, in both spellings that are in use."""
+
+from __future__ import annotations
+
+import math
+
+from mi_core.config import Config
+from mi_core.errors import BadConfig
+from mi_decoder.rope_scalings import Dynamic, Linear, Llama3, LongRope, Unscaled, Yarn
+from mi_decoder.rotary import Rotary, Scaling
+
+__all__ = ["rotary"]
+
+KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+POSITIVE = 1e-9
+
+
+def rotary(
+    config: Config, d_head: int, *, theta: float = 10000.0, partial: bool = False, interleaved: bool = False
+) -> Rotary:
+    """Which rotary positions does a config ask for?
+
+    ``rope_parameters`` (transformers 5) and ``rope_theta`` with ``rope_scaling`` (transformers 4) are both read.
+    ``theta`` is the family's default; ``partial`` says whether the family can turn a part of each head only.
+
+    Raises:
+        BadConfig: an unknown scaling, a missing or impossible number, or two spellings that contradict each other.
+
+    Source: transformers 5.24, RotaryEmbeddingConfigMixin (which spelling wins, and the defaults).
+    """
+    rope = rope_values(config)
+    kind = rope.choice("rope_type", KINDS, default=rope.choice("type", KINDS, default="default"))
+    outer_theta = config.number("rope_theta", default=theta, at_least=1.01)
+    outer_part = config.number("partial_rotary_factor", default=1.0, at_least=POSITIVE, at_most=1.0)
+    part = rope.number("partial_rotary_factor", default=outer_part, at_least=POSITIVE, at_most=1.0)
+    n_dims = int(d_head * part)
+    if part != 1.0 and not partial:
+        raise refused(config, f"'partial_rotary_factor' is {part!r}, but this family turns whole heads: remove it")
+    if n_dims % 2 or n_dims < (4 if kind == "dynamic" else 2):
+        raise refused(config, f"{n_dims!r} of {d_head!r} dims of a head turn in pairs: make 'head_dim' even")
+    base = rope.number("rope_theta", default=outer_theta, at_least=1.01)
+    return Rotary(n_dims, base, scaling(kind, config, rope, n_dims), interleaved)
+
+
+def rope_values(config: Config) -> Config:
+    """The mapping that counts: ``rope_scaling`` where it is given, as in the reference, else ``rope_parameters``."""
+    old, new = config.child("rope_scaling", {}), config.child("rope_parameters", {})
+    for key in set(old) & set(new):
+        if old[key] != new[key]:
+            raise refused(
+                config,
+                f"'rope_scaling' says {key!r} is {old[key]!r}, 'rope_parameters' says {new[key]!r}: keep one of them",
+            )
+    return old or new
+
+
+def scaling(kind: str, config: Config, rope: Config, n_dims: int) -> Scaling:
+    """The scaling called ``kind``."""
+    n_ctx = config.size("max_position_embeddings")
+    own = rope.size("original_max_position_embeddings", default=n_ctx) if kind in ("yarn", "longrope", "llama3") else n_ctx
+    original = config.size("original_max_position_embeddings", default=own)
+    if kind == "default":
+        return Unscaled()
+    if kind == "yarn":
+        return yarn(rope, n_ctx, original)
+    if kind == "longrope":
+        return longrope(config, rope, n_ctx, original, n_dims)
+    factor = rope.number("factor", at_least=POSITIVE)
+    if kind == "linear":
+        return Linear(factor=factor)
+    if kind == "dynamic":
+        return Dynamic(factor=factor, original=n_ctx)
+    low, high = rope.number("low_freq_factor", at_least=POSITIVE), rope.number("high_freq_factor", at_least=POSITIVE)
+    if low >= high:
+        raise refused(config, f"'low_freq_factor' is {low!r}, it must be below 'high_freq_factor', which is {high!r}")
+    return Llama3(factor=factor, low=low, high=high, original=original)
+
+
+def yarn(rope: Config, n_ctx: int, original: int) -> Yarn:
+    """YaRN, with the factor on cosine and sine that its paper suggests unless one is given."""
+    factor = rope.number("factor", default=n_ctx / original, at_least=POSITIVE)
+    mscale, mscale_all = rope.number("mscale", default=0.0), rope.number("mscale_all_dim", default=0.0)
+    suggested = (
+        magnitude(factor, mscale) / magnitude(factor, mscale_all) if mscale and mscale_all else magnitude(factor)
+    )
+    return Yarn(
+        attention_factor=rope.number("attention_factor", default=suggested, at_least=0.0),
+        factor=factor,
+        original=original,
+        beta_fast=rope.number("beta_fast", default=32.0) or 32.0,
+        beta_slow=rope.number("beta_slow", default=1.0) or 1.0,
+        truncate=rope.flag("truncate", default=True),
+    )
+
+
+def magnitude(factor: float, strength: float = 1.0) -> float:
+    """YaRN's factor on the attention logits' root. Source: Peng et al. 2023, arXiv:2309.00071, equation 22."""
+    return 0.1 * strength * math.log(factor) + 1.0 if factor > 1.0 else 1.0
+
+
+def longrope(config: Config, rope: Config, n_ctx: int, original: int, n_dims: int) -> LongRope:
+    """LongRoPE, with the factor on cosine and sine that its paper suggests unless one is given."""
+    factor = rope.number("factor", default=n_ctx / original, at_least=POSITIVE)
+    suggested = 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
+    divisors = {}
+    for key in ("short_factor", "long_factor"):
+        values = rope[key]
+        if not isinstance(values, list) or len(values) != n_dims // 2 or not all(is_positive(v) for v in values):
+            raise refused(config, f"{key!r} must be a list of {n_dims // 2} positive numbers, is {values!r}")
+        divisors[key] = tuple(float(value) for value in values)
+    return LongRope(
+        attention_factor=rope.number("attention_factor", default=suggested, at_least=0.0),
+        short=divisors["short_factor"],
+        long=divisors["long_factor"],
+        original=original,
+    )
+
+
+def is_positive(value: object) -> bool:
+    """Whether this is a number above zero."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def refused(config: Config, sentence: str) -> BadConfig:
+    """The error that names the file."""
+    return BadConfig(f"{config.where}: {sentence}.", path=config.where)

@@ -1,0 +1,70 @@
+"""Rotary positions: pairs of query and key dimensions turned by an angle that grows with the position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from mi_core.protocols import Batch
+from mi_decoder.rope_scalings import Unscaled
+
+__all__ = ["Rotary", "Scaling"]
+
+
+@runtime_checkable
+class Scaling(Protocol):
+    """How frequencies change for long contexts; see `mi_decoder.rope_scalings`."""
+
+    @property
+    def attention_factor(self) -> float: ...
+
+    def frequencies(self, theta: float, n_dims: int, total: Int[Tensor, "batch"]) -> Float[Tensor, "*batch pair"]: ...
+
+    def regime(self, total: Int[Tensor, "batch"]) -> Shaped[Tensor, "batch"] | None: ...
+
+    def reach(self, n_ctx: int) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Turns the first ``n_dims`` of each head, in pairs ``(i, i + n/2)``, or ``(2i, 2i + 1)`` if interleaved.
+
+    Source: Su et al. 2021, arXiv:2104.09864; transformers 5.24, modeling_llama.py: apply_rotary_pos_emb (halves).
+    """
+
+    n_dims: int
+    theta: float = 10000.0
+    scaling: Scaling = field(default_factory=Unscaled)
+    interleaved: bool = False
+
+    def table(
+        self, batch: Batch, dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "batch pos 1 n_dims"], Float[Tensor, "batch pos 1 n_dims"]]:
+        """Cosine, and sine with the sign of its pair's partner; made in float32, then rounded to the model's dtype."""
+        frequencies = self.scaling.frequencies(self.theta, self.n_dims, batch.total)
+        angles = batch.positions[..., None].float() * (frequencies if frequencies.ndim == 1 else frequencies[:, None])
+        cos, sin = angles.cos() * self.scaling.attention_factor, angles.sin() * self.scaling.attention_factor
+        if self.interleaved:
+            cos, sin = cos.repeat_interleave(2, -1), torch.stack((-sin, sin), -1).flatten(-2)
+        else:
+            cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+        return cos[:, :, None].to(dtype), sin[:, :, None].to(dtype)
+
+    def rotate(
+        self, x: Float[Tensor, "batch pos head d_head"], table: tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """``x cos + partner(x) sin``, the other dimensions as they are."""
+        cos, sin = table
+        n_dims = self.n_dims
+        turning = x if x.shape[-1] == n_dims else x[..., :n_dims]
+        if self.interleaved:
+            partner = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        else:
+            partner = turning.roll(n_dims // 2, -1)
+        # in place on tensors that are fresh here; the products are rounded one by one, as in the reference
+        turned = (turning * cos).add_(partner.mul_(sin))
+        return turned if turning is x else torch.cat((turned, x[..., n_dims:]), -1)
