@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, TypeVar
 
 from mi_core.errors import ChatTemplateError, SelectorError, SpanError
 from mi_core.rows import RowText
@@ -16,6 +16,7 @@ from mi_core.rows import RowText
 __all__ = ["Position", "Span", "Token", "Turn", "resolve"]
 
 Pick = Literal["first", "last"]
+P = TypeVar("P", bound="Position")  # not typing.Self: beartype takes it in decorated classes only
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Position(ABC):
         """Every token of the place in this row, which is row ``number`` of its batch."""
 
     @property
-    def first(self) -> Self:
+    def first(self: P) -> P:
         """Its first token only."""
         return replace(self, pick="first")  # type: ignore[call-arg]
 
     @property
-    def last(self) -> Self:
+    def last(self: P) -> P:
         """Its last token only."""
         return replace(self, pick="last")  # type: ignore[call-arg]
 
@@ -224,11 +225,11 @@ class Turn(Position):
         start, stop = row.turn(self.index)
         found = _covering(row, start, stop)
         if self.part == "after":
-            turns = len(row.turns or ())
+            turns = row.turn_count()
             index = self.index % turns
-            end = row.turn(index + 1)[0] if index + 1 < turns else len(row.text)
-            inside = {*found, *(_covering(row, *row.turn(index + 1)) if index + 1 < turns else ())}
-            found = [token for token in _covering(row, stop, end) if token not in inside]
+            following = row.turn(index + 1) if index + 1 < turns else (len(row.text), len(row.text))
+            inside = {*found, *_covering(row, *following)}
+            found = [token for token in _covering(row, stop, following[0]) if token not in inside]
         if not found:
             raise SpanError(f"{self!r} holds no token in row {number}", position=self, row=number)
         return found
@@ -244,8 +245,10 @@ def resolve(position: Position, row: RowText, row_number: int) -> list[int]:
     """
     try:
         found = position.find(row, row_number)
-    except ChatTemplateError as error:
-        raise ChatTemplateError(f"{position!r} in row {row_number}: {error}", **error.data) from error
+    except (ChatTemplateError, SpanError) as error:
+        if "row" in error.data:
+            raise
+        raise type(error)(f"{position!r} in row {row_number}: {error}", **error.data, row=row_number) from error
     if not found:
         raise SpanError(f"{position!r} holds no token in row {row_number}", position=position, row=row_number)
     return found if position.pick is None else [found[0 if position.pick == "first" else -1]]
@@ -256,12 +259,13 @@ def _covering(row: RowText, start: int, stop: int) -> list[int]:
     return [index for index, (first, last) in enumerate(row.offsets) if first < stop and last > start]
 
 
-def _in_context(row: RowText, tokens: Sequence[int]) -> str:
+def _in_context(row: RowText, tokens: Sequence[int], around: int = 20) -> str:
     if not tokens:
         return "no token"
-    before, behind = max(tokens[0] - 3, 0), tokens[-1] + 4
-    where = str(tokens[0]) if len(tokens) == 1 else f"{tokens[0]} to {tokens[-1]}"
-    return f"position {where} in {''.join(row.tokens[before:behind])!r}"
+    where = f"position {tokens[0]}" if len(tokens) == 1 else f"positions {tokens[0]} to {tokens[-1]}"
+    start, stop = row.offsets[tokens[0]][0], row.offsets[tokens[-1]][1]
+    before, behind = row.text[max(start - around, 0) : start], row.text[stop : stop + around]
+    return f"{where} in {f'{before}[{row.text[start:stop]}]{behind}'!r}"
 
 
 def _shown(tokens: Sequence[str], most: int = 80) -> str:

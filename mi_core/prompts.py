@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -170,7 +171,7 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _integers(values: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
+def _integers(values: Tensor | npt.NDArray[np.generic], what: str) -> Tensor:
     """The array as int64 on the CPU, if it holds integers."""
     tensor = torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values.detach()
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mi_core.chat import Chat, turn_span
 from mi_core.errors import ChatTemplateError, NoTokenizer, SpanError
-from mi_core.tokenizer import Encoding, RendersChats, Tokenizer
+from mi_core.tokenizer import Encoding, RendersChats, Tokenizer, no_tokenizer
 
 __all__ = ["RowText"]
 
@@ -36,7 +36,7 @@ class RowText:
     def reader(self) -> Tokenizer:
         """The tokenizer of this row; `NoTokenizer` if there is none."""
         if self.tokenizer is None:
-            raise NoTokenizer("these tokens were given as ids, and there is no tokenizer to read them with")
+            raise no_tokenizer("this model")
         if hasattr(type(self.tokenizer), "encode"):
             return self.tokenizer  # type: ignore[return-value]
         return self.tokenizer()  # type: ignore[operator]
@@ -73,6 +73,14 @@ class RowText:
         """Whether each token is a control token; None of a row that came as ids."""
         return self.encoding.special if self.encoding is not None else None
 
+    def turn_count(self) -> int:
+        """Messages of the chat that this row is; `SpanError` if it is none."""
+        if self.spans is not None:
+            return len(self.spans)
+        if self.chat is not None:
+            return len(self.chat)
+        raise SpanError("this row is no chat, so it has no turns; give mi.Chat(messages)")
+
     def turn(self, index: int) -> tuple[int, int]:
         """Where the content of message ``index`` stands in `text`.
 
@@ -80,12 +88,7 @@ class RowText:
             SpanError: the row is no chat, or has no such message.
             ChatTemplateError: the template does not write the message as it stands.
         """
-        if self.spans is not None:
-            count = len(self.spans)
-        elif self.chat is not None:
-            count = len(self.chat.messages)
-        else:
-            raise SpanError("this row is no chat, so it has no turns; give mi.Chat(messages)", turn=index)
+        count = self.turn_count()
         if not -count <= index < count:
             raise SpanError(f"the chat has {count} messages, there is no turn {index}", turn=index, count=count)
         return self._turns(index % count)

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from mi_core.errors import NoTokenizer, NotSingleToken
+from mi_core import plugins
+from mi_core.config import Config
+from mi_core.errors import NoTokenizer, NotSingleToken, PluginError
+from mi_core.files import Files
 
 __all__ = [
     "TOKENIZER_FILES",
     "Encoding",
     "RendersChats",
     "Tokenizer",
+    "find_tokenizer",
     "no_tokenizer",
     "single_token",
 ]
@@ -101,7 +105,7 @@ def single_token(tokenizer: Tokenizer, text: str, unknown: int | None = None) ->
         NotSingleToken: the text is several tokens or none, or the vocabulary does not know it.
     """
     found = tokenizer.encode(text, special=False).ids
-    if len(found) == 1 and found[0] != unknown and tokenizer.text(found[0]) == text:
+    if len(found) == 1 and tokenizer.text(found[0]) == text:
         return found[0]
     if text.startswith(" "):  # a tokenizer that puts a space before every text makes the token from the bare word
         bare = tokenizer.encode(text[1:], special=False).ids
@@ -128,13 +132,38 @@ def _not_single(tokenizer: Tokenizer, text: str, found: Sequence[int], unknown: 
     return NotSingleToken(f"{text!r} is {seen}. {hint}", text=text, pieces=pieces, ids=list(found))
 
 
-def no_tokenizer(where: str, present: Sequence[str] = ()) -> NoTokenizer:
-    """The error of a model without a tokenizer that is asked for text; ``present`` are files that cannot be read."""
-    files = ", ".join(TOKENIZER_FILES)
-    other = f" It has {', '.join(present)}, which must be converted to tokenizer.json first." if present else ""
+def no_tokenizer(where: str) -> NoTokenizer:
+    """The error of a model without a tokenizer that is asked for text."""
+    broken = "".join(f" {error}" for error in plugins.report(["mi_core.tokenizers"]))
     return NoTokenizer(
-        f"{where} has no tokenizer: looked for {files} and asked the plugins of mi_core.tokenizers.{other}"
+        f"{where} has no tokenizer: looked for {', '.join(TOKENIZER_FILES)} and asked the plugins of mi_core.tokenizers"
+        f" (tokenizer.model and vocab.json must be saved as tokenizer.json first).{broken}"
         " Give token ids instead of text, or a tokenizer with load(..., tokenizer=).",
         where=where,
         files=TOKENIZER_FILES,
     )
+
+
+def find_tokenizer(files: Files, config: Config) -> Tokenizer | None:
+    """Which tokenizer does a checkpoint have?
+
+    Its tokenizer.json; else what the first plugin of ``mi_core.tokenizers`` makes of the files; else None: the model
+    takes ids only, and `no_tokenizer` is its answer to a text. A plugin that cannot be imported is passed over, and
+    `no_tokenizer` reports it.
+
+    Raises:
+        BrokenPlugin: a plugin failed while it read these files.
+    """
+    if files.has("tokenizer.json"):
+        from mi_core.json_tokenizer import JsonTokenizer  # it builds on this module
+
+        return JsonTokenizer(files)
+    for name in plugins.names("mi_core.tokenizers"):
+        try:
+            plugin = plugins.plugin("mi_core.tokenizers", name)
+        except PluginError:
+            continue
+        found = plugin.call("mi_tokenizer", files=files, config=config)
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+    return None
