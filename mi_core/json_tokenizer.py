@@ -50,10 +50,11 @@ class JsonTokenizer:
             raise TokenizerError(
                 f"{text!r} cannot be encoded: it is no text of Unicode characters", text=text
             ) from error
-        offsets = tuple(self._owned(text, *each) for each in zip(found.ids, found.offsets, strict=True))
+        control = self._control
         marked = zip(found.ids, found.special_tokens_mask, strict=True)
+        offsets = (self._covered(text, *each) for each in zip(found.tokens, found.offsets, strict=True))
         return Encoding(
-            tuple(found.ids), offsets, tuple(bool(mark) or token in self._control for token, mark in marked)
+            tuple(found.ids), tuple(offsets), tuple(bool(mark) or token in control for token, mark in marked)
         )
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -196,16 +197,12 @@ class JsonTokenizer:
                 return sign
         return None
 
-    @cached_property
-    def _blank(self) -> frozenset[int]:
-        """Tokens that are nothing but signs for a space."""
-        pieces = self._backend.get_vocab(with_added_tokens=False)
-        return frozenset(token for piece, token in pieces.items() if self._space and not piece.strip(self._space))
-
-    def _owned(self, text: str, token: int, span: tuple[int, int]) -> tuple[int, int]:
-        """What a token covers: a space put before the text is given the offsets of the character behind it, not its own."""
+    def _covered(self, text: str, piece: str, span: tuple[int, int]) -> tuple[int, int]:
+        """What a token covers: nothing, if it is but the space that was put before the text."""
         start, stop = span
-        return (start, start) if token in self._blank and text[start:stop].strip(" ") else span
+        if self._space and not piece.strip(self._space) and text[start:stop].strip(" "):
+            return start, start  # the library gives such a space the offsets of the character behind it
+        return span
 
     def _spelling(self, piece: str) -> str:
         """A piece of the vocabulary as text."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from mi_core.errors import ChatTemplateError, SelectorError, SpanError
 from mi_core.rows import RowText
 
-__all__ = ["Position", "Span", "Token", "Turn", "resolve"]
+__all__ = ["Position", "Span", "Token", "Turn", "position_from_json"]
 
 Pick = Literal["first", "last"]
 P = TypeVar("P", bound="Position")  # not typing.Self: beartype takes it in decorated classes only
@@ -56,13 +56,23 @@ class Position(ABC):
             name: list(value) if isinstance(value, tuple) else value for name, value in said.items()
         }
 
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Position:
-        """The position that `to_json` described."""
-        kinds: dict[str, type[Position]] = {kind.kind: kind for kind in (Span, Token, Turn)}
-        if data.get("kind") not in kinds:
-            raise SelectorError(f"{data!r} is no position: its kind is none of {sorted(kinds)}", data_given=data)
-        return kinds[data["kind"]](**{name: value for name, value in data.items() if name != "kind"})
+    def resolve(self, row: RowText, row_number: int) -> list[int]:
+        """Which real tokens of the row are meant?
+
+        Raises:
+            SpanError: nothing in the row is meant, or it is not clear what.
+            NoTokenizer: the row came as ids, and there is no tokenizer to read them with.
+            ChatTemplateError: a turn that the template rewrote.
+        """
+        try:
+            found = self.find(row, row_number)
+        except (ChatTemplateError, SpanError) as error:
+            if "row" in error.data:
+                raise
+            raise type(error)(f"{self!r} in row {row_number}: {error}", **error.data, row=row_number) from error
+        if not found:
+            raise SpanError(f"{self!r} holds no token in row {row_number}", position=self, row=row_number)
+        return found if self.pick is None else [found[0 if self.pick == "first" else -1]]
 
     def _picked(self) -> str:
         return f".{self.pick}" if self.pick else ""
@@ -230,28 +240,19 @@ class Turn(Position):
             following = row.turn(index + 1) if index + 1 < turns else (len(row.text), len(row.text))
             inside = {*found, *_covering(row, *following)}
             found = [token for token in _covering(row, stop, following[0]) if token not in inside]
-        if not found:
-            raise SpanError(f"{self!r} holds no token in row {number}", position=self, row=number)
         return found
 
 
-def resolve(position: Position, row: RowText, row_number: int) -> list[int]:
-    """Which real tokens of the row are meant?
+def position_from_json(data: Mapping[str, Any]) -> Position:
+    """The position that `Position.to_json` described.
 
-    Raises:
-        SpanError: nothing in the row is meant, or it is not clear what.
-        NoTokenizer: the row came as ids, and there is no tokenizer to read them with.
-        ChatTemplateError: a turn that the template rewrote.
+    >>> position_from_json({"kind": "turn", "index": 0, "part": "after", "pick": "last"})
+    Turn(0).after.last
     """
-    try:
-        found = position.find(row, row_number)
-    except (ChatTemplateError, SpanError) as error:
-        if "row" in error.data:
-            raise
-        raise type(error)(f"{position!r} in row {row_number}: {error}", **error.data, row=row_number) from error
-    if not found:
-        raise SpanError(f"{position!r} holds no token in row {row_number}", position=position, row=row_number)
-    return found if position.pick is None else [found[0 if position.pick == "first" else -1]]
+    kinds: dict[str, type[Position]] = {kind.kind: kind for kind in (Span, Token, Turn)}
+    if data.get("kind") not in kinds:
+        raise SelectorError(f"{data!r} is no position: its kind is none of {', '.join(kinds)}", given=data)
+    return kinds[data["kind"]](**{name: value for name, value in data.items() if name != "kind"})
 
 
 def _covering(row: RowText, start: int, stop: int) -> list[int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mi_core.chat import Chat
 from mi_core.errors import EmptyInput, InputError, MaskMismatch, TokenOutOfRange
-from mi_core.rows import RowText
+from mi_core.rows import RowText, reader_of
 from mi_core.tokenizer import RendersChats, Tokenizer
 
 __all__ = ["Prompts", "RowText", "read_prompts"]
@@ -42,7 +42,7 @@ class Prompts:
 
 def read_prompts(
     inputs: Any,
-    tokenizer: Tokenizer | Callable[[], Tokenizer] | None,
+    tokenizer: Tokenizer | Callable[[], Tokenizer | None] | None,
     *,
     d_vocab: int,
     attention_mask: Any = None,
@@ -102,8 +102,8 @@ def _texts(inputs: Any) -> list[str | Chat] | None:
     return list(inputs)
 
 
-def _encode(text: str | Chat, tokenizer: Tokenizer | Callable[[], Tokenizer] | None, number: int) -> RowText:
-    reader = RowText((), tokenizer=tokenizer).reader()
+def _encode(text: str | Chat, tokenizer: Tokenizer | Callable[[], Tokenizer | None] | None, number: int) -> RowText:
+    reader = reader_of(tokenizer)
     if isinstance(text, str):
         encoding = reader.encode(text)
         row = RowText(tuple(encoding.ids), encoding, text, tokenizer=reader)

@@ -27,7 +27,7 @@ class RowText:
     given: str | None = None
     """The text that the row came as; a chat's is what its template rendered."""
     chat: Chat | None = None
-    tokenizer: Tokenizer | Callable[[], Tokenizer] | None = field(default=None, repr=False, compare=False)
+    tokenizer: Tokenizer | Callable[[], Tokenizer | None] | None = field(default=None, repr=False, compare=False)
     names: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
     """The texts of the tokens, of a row that was saved."""
     spans: tuple[tuple[int, int] | None, ...] | None = field(default=None, repr=False, compare=False)
@@ -35,11 +35,7 @@ class RowText:
 
     def reader(self) -> Tokenizer:
         """The tokenizer of this row; `NoTokenizer` if there is none."""
-        if self.tokenizer is None:
-            raise no_tokenizer("this model")
-        if hasattr(type(self.tokenizer), "encode"):
-            return self.tokenizer  # type: ignore[return-value]
-        return self.tokenizer()  # type: ignore[operator]
+        return reader_of(self.tokenizer)
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -149,6 +145,16 @@ class RowText:
             names=tuple(data["tokens"]),
             spans=None if turns is None else tuple(None if span is None else (span[0], span[1]) for span in turns),
         )
+
+
+def reader_of(tokenizer: Tokenizer | Callable[[], Tokenizer | None] | None) -> Tokenizer:
+    """The tokenizer, of a tokenizer or of a function that finds one; `NoTokenizer` if there is none."""
+    found: Any = tokenizer
+    if not hasattr(type(tokenizer), "encode") and callable(tokenizer):
+        found = tokenizer()
+    if found is None:
+        raise no_tokenizer("this model")
+    return found  # type: ignore[no-any-return]
 
 
 def _read(tokenizer: Tokenizer, ids: tuple[int, ...]) -> tuple[str, tuple[tuple[int, int], ...]]:
