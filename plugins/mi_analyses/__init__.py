@@ -1,0 +1,8 @@
+"""Analyses: one module for each, imported here as the functions that they are.
+
+Importing one imports the core and nothing heavy beside it; views and commands are loaded when they are used.
+"""
+
+from mi_analyses.logit_lens import LogitLens, logit_lens
+
+__all__ = ["LogitLens", "logit_lens"]

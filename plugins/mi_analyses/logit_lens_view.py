@@ -1,0 +1,120 @@
+"""The logit lens in a terminal: one line for each point of one position, or a grid of the likeliest tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mi_analyses.logit_lens_steps import Step, percent, short, steps, summary
+from mi_core.labelled import visible
+from mi_core.pages.heat import Heat, Strip, number
+from mi_core.pages.terminal import Bands, Flow, bar
+
+__all__ = ["lens_view"]
+
+CERTAIN = Heat(0.0, 1.0)
+
+
+def lens_view(lens: Any) -> RenderableType:
+    """A ladder for each row of which one position was read, a grid for the others."""
+    parts: list[RenderableType] = [origin(lens)]
+    for row, tokens in enumerate(lens.provenance.tokens):
+        columns = [i for i, position in enumerate(lens.position.values[row].tolist()) if position >= 0]
+        parts.append(prompt(tokens, {int(lens.position.values[row, column]) for column in columns}))
+        parts.append(Text())
+        if len(columns) == 1:
+            parts.extend(ladder(lens, row, columns[0]))
+        else:
+            parts.extend(grid(lens, row, columns))
+        parts.append(Text())
+    return Group(*parts[:-1])
+
+
+def origin(lens: Any) -> Text:
+    """Which model, in which numbers."""
+    source = lens.provenance
+    return Text.assemble(
+        ("logit lens", "bold"), (f"  {visible(source.model)} ({source.family}, {source.dtype}, {source.device})", "dim")
+    )
+
+
+def prompt(tokens: Sequence[str], read: set[int]) -> Text:
+    """The tokens of a row, those at which the lens reads set off."""
+    text = Text()
+    for position, token in enumerate(tokens):
+        text.append(visible(token), "bold underline" if position in read and len(read) < len(tokens) else "")
+        text.append(" ")
+    return text
+
+
+def ladder(lens: Any, row: int, column: int) -> list[RenderableType]:
+    """One position: how the answer rises, layer by layer, and what stands beside it."""
+    rungs = steps(lens, row, column)
+    position = int(lens.position.values[row, column])
+    answer = visible(lens.text[int(lens.answer_id.values[row, column])])
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
+    table.add_column("layer", no_wrap=True, style="dim")
+    table.add_column(Text(answer, "bold"), no_wrap=True, min_width=10)
+    table.add_column("prob.", justify="right", no_wrap=True)
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("nats", justify="right", no_wrap=True)
+    table.add_column("KL", justify="right", no_wrap=True)
+    table.add_column(f"top {len(rungs[0].top)}", overflow="fold")
+    for rung in rungs:
+        table.add_row(
+            rung.label,
+            Text(bar(rung.answer), "green" if rung.rank == 1 else "yellow"),
+            percent(rung.answer),
+            str(rung.rank),
+            f"{rung.entropy:.2f}",
+            f"{rung.kl:.2f}",
+            Flow([said(token, p, token == rung.answer_text) for token, p in rung.top]),
+        )
+    where = f"position {position} {visible(lens.provenance.tokens[row][position])}"
+    parts: list[RenderableType] = [table, Text(), Text(summary(lens, row, column), "bold")]
+    parts.append(Text(f"At {where}. nats: entropy; KL: nats from the final distribution; a dot is a space.", "dim"))
+    if lens.token_rank.coords["token"]:
+        parts[1:1] = [Text(), followed(lens, row, column)]
+    return parts
+
+
+def said(token: str, probability: float, is_answer: bool) -> Text:
+    """A token with its probability: bold where it is the answer, faint where it is unlikely."""
+    style = "bold green" if is_answer else "" if probability >= 0.1 else "dim"
+    return Text(f"{visible(token)} {percent(probability)}", style)
+
+
+def followed(lens: Any, row: int, column: int) -> Bands:
+    """The given tokens: probability and rank at each point."""
+    shares = lens.token_probability.values[:, row, column].tolist()
+    ranks = lens.token_rank.values[:, row, column].tolist()
+    labels = [short(point) for point in lens.token_rank.coords["point"]]
+    texts = tuple(
+        tuple(f"{percent(p)} #{rank}" for p, rank in zip(*pair, strict=True))
+        for pair in zip(shares, ranks, strict=True)
+    )
+    strip = Strip("", tuple(zip(labels, map(tuple, shares), strict=True)), lens.token_rank.coords["token"], "layer")
+    return Bands(strip, CERTAIN, "tokens followed: probability and rank", texts)
+
+
+def grid(lens: Any, row: int, columns: Sequence[int]) -> list[RenderableType]:
+    """Several positions: the likeliest next token at each point, coloured by its probability."""
+    every = [steps(lens, row, column) for column in columns]
+    positions = [int(lens.position.values[row, column]) for column in columns]
+    names = tuple((position, lens.provenance.tokens[row][position]) for position in positions)
+    rows = tuple((rungs[0].label, tuple(rung.top[0][1] for rung in rungs)) for rungs in zip(*every, strict=True))
+    texts = tuple(tuple(best(rung) for rung in rungs) for rungs in zip(*every, strict=True))
+    return [
+        Bands(Strip("", rows, names, "layer"), CERTAIN, "", texts),
+        Text(),
+        Text("The likeliest next token at each position, with its probability; a dot is a space.", "dim"),
+    ]
+
+
+def best(rung: Step) -> str:
+    """The likeliest token of a point."""
+    return f"{visible(rung.top[0][0])} {number(round(100 * rung.top[0][1]))}"
