@@ -1,1 +1,74 @@
-"""Hook points, backend protocols, plans and loading for mechanistic interpretability."""
+"""Hook points, backend protocols, plans and loading for mechanistic interpretability.
+
+import mi_core as mi
+
+model = mi.load("tiny-world")
+run = model.run("The capital of France is", mi.capture("blocks.*.hook_resid_post"))
+"""
+
+from mi_core import errors
+from mi_core.analysis import analysis
+from mi_core.building import build, save_model
+from mi_core.chat import Chat
+from mi_core.edges import Knockout, Reweight
+from mi_core.interventions import (
+    Add,
+    Apply,
+    Clamp,
+    ClampAlong,
+    Detach,
+    Interpolate,
+    Intervention,
+    Mean,
+    Noise,
+    ProjectOut,
+    Replace,
+    Resample,
+    Scale,
+    Zero,
+)
+from mi_core.labelled import Labelled
+from mi_core.loading import load
+from mi_core.model import Model
+from mi_core.positions import Span, Token, Turn
+from mi_core.receipt import Receipt
+from mi_core.results import Result
+from mi_core.run import Run
+from mi_core.spec import HookSpec, capture, insert, intervene
+
+__all__ = [
+    "Add",
+    "Apply",
+    "Chat",
+    "Clamp",
+    "ClampAlong",
+    "Detach",
+    "HookSpec",
+    "Interpolate",
+    "Intervention",
+    "Knockout",
+    "Labelled",
+    "Mean",
+    "Model",
+    "Noise",
+    "ProjectOut",
+    "Receipt",
+    "Replace",
+    "Resample",
+    "Result",
+    "Reweight",
+    "Run",
+    "Scale",
+    "Span",
+    "Token",
+    "Turn",
+    "Zero",
+    "analysis",
+    "build",
+    "capture",
+    "errors",
+    "insert",
+    "intervene",
+    "load",
+    "save_model",
+]

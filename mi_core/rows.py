@@ -48,6 +48,15 @@ class RowText:
             return [f"<{token}>" for token in self.ids]
         return [reader.text(token) if 0 <= token < reader.size else f"<{token}>" for token in self.ids]
 
+    def text_of(self, token: int) -> str:
+        """The text of a token id, of this row or not; ``<17>`` where there is no tokenizer."""
+        try:
+            reader = self.reader()
+        except NoTokenizer:
+            known = dict(zip(self.ids, self.tokens, strict=True))
+            return known.get(token, f"<{token}>")
+        return reader.text(token) if 0 <= token < reader.size else f"<{token}>"
+
     @cached_property
     def _located(self) -> tuple[str, tuple[tuple[int, int], ...]]:
         if self.given is not None and self.encoding is not None:

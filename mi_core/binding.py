@@ -1,0 +1,186 @@
+"""A spec made concrete for one model and one input: which entries act at which point, on which part of it.
+
+Everything that can be refused is refused here, before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mi_core.edges import Knockout
+from mi_core.errors import ReadOnlyPoint, SelectorError, SpecError
+from mi_core.inserting import BoundInsert
+from mi_core.interventions import Intervention
+from mi_core.layout import Layout
+from mi_core.names import Point, Points
+from mi_core.prompts import RowText
+from mi_core.scene import Scene
+from mi_core.selection import Selection, select
+from mi_core.selectors import Selector, chosen
+from mi_core.spec import Capture, Edit, HookSpec
+
+__all__ = ["Binding", "BoundCapture", "BoundEdit", "bind"]
+
+
+@dataclass(frozen=True, eq=False)
+class BoundEdit:
+    """An intervention at one point."""
+
+    point: Point
+    intervention: Intervention
+    selection: Selection
+
+    def scene(self, layout: Layout, rows: Tensor, whole: Layout) -> Scene:
+        """What it sees in a call over some of the rows."""
+        part = self.selection if layout is whole else self.selection.rows(rows)
+        return Scene(self.point, without_layer(self.intervention.selectors), part, layout, rows, whole)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundCapture:
+    """A capture at one point."""
+
+    point: Point
+    selectors: Mapping[str, Selector]
+    selection: Selection
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """A spec for one model and one input."""
+
+    spec: HookSpec
+    points: Points
+    """The model's points and those of inserts."""
+    layout: Layout
+    steps: dict[str, list[BoundEdit | BoundInsert]] = field(default_factory=dict)
+    cuts: dict[str, list[BoundEdit]] = field(default_factory=dict)
+    after: dict[str, BoundCapture] = field(default_factory=dict)
+    before: dict[str, BoundCapture] = field(default_factory=dict)
+    inserts: list[BoundInsert] = field(default_factory=list)
+    spellings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What was asked for, and the points that it stands for."""
+
+    @property
+    def asked(self) -> list[str]:
+        """Every point at which something acts, in firing order."""
+        names = {*self.steps, *self.cuts, *self.after, *self.before}
+        return [point.name for point in self.points if point.name in names]
+
+    @property
+    def last_layer(self) -> int:
+        """The last layer at which something acts; -1 for none, n_layers for what comes behind the layers."""
+        n_layers, last = self.points.shape.n_layers, -1
+        for name in self.asked:
+            point = self.points.by_name[name]
+            if point.layer is not None:
+                last = max(last, point.layer)
+            elif point.name not in ("hook_embed", "hook_pos_embed"):
+                last = n_layers
+        return last
+
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether something looks across rows."""
+        edits = (step.intervention for steps in self.steps.values() for step in steps if isinstance(step, BoundEdit))
+        return any(edit.needs_all_rows and getattr(edit, "source", None) is None for edit in edits)
+
+
+def bind(spec: HookSpec, points: Points, layout: Layout, texts: Sequence[RowText]) -> Binding:
+    """Resolve a spec; raises a SpecError that says what failed, what was seen and what to do."""
+    inserts = [BoundInsert.of(entry, points) for entry in spec.entries if not isinstance(entry, Capture | Edit)]
+    names = [insert.name for insert in inserts]
+    if len(set(names)) != len(names):
+        raise SpecError(f"two inserts are called the same ({names}): give each its own name.", names=names)
+    points = points.extended(point for insert in inserts for point in insert.points)
+    binding = Binding(spec, points, layout, inserts=inserts)
+    waiting = iter(inserts)
+    for entry in spec.entries:
+        if isinstance(entry, Capture):
+            bind_capture(binding, entry, texts)
+        elif isinstance(entry, Edit):
+            bind_edit(binding, entry, texts)
+        else:
+            bound = next(waiting)
+            for name in dict.fromkeys((*bound.reads, *bound.writes)):
+                binding.steps.setdefault(name, []).append(bound)
+    return binding
+
+
+def matched(binding: Binding, patterns: tuple[str, ...], selectors: Mapping[str, Selector]) -> list[Point]:
+    """The points of the patterns, in the layers that are selected."""
+    points = binding.points
+    found = points.match(patterns)
+    for pattern in patterns:
+        binding.spellings[pattern] = tuple(point.name for point in points.match(pattern))
+    if "layer" not in selectors:
+        return found
+    layers = chosen(selectors["layer"], points.shape.n_layers, dim="layer", where=points.model)
+    kept = [point for point in found if point.layer in layers]
+    if not kept:
+        there = sorted({point.layer for point in found if point.layer is not None})
+        raise SelectorError(
+            f"layer={selectors['layer']!r} selects none of the points of {', '.join(map(repr, patterns))}, which are "
+            f"in the layers {there}.",
+            dim="layer",
+        )
+    return kept
+
+
+def without_layer(selectors: Mapping[str, Selector]) -> dict[str, Selector]:
+    """The selectors over the site's own dims."""
+    return {dim: selector for dim, selector in selectors.items() if dim != "layer"}
+
+
+def bind_capture(binding: Binding, entry: Capture, texts: Sequence[RowText]) -> None:
+    """Resolve one capture."""
+    kept = binding.before if entry.before else binding.after
+    selectors = without_layer(entry.selectors)
+    for point in matched(binding, entry.points, entry.selectors):
+        if point.name in kept and dict(kept[point.name].selectors) != selectors:
+            raise SelectorError(
+                f"{point.name!r} is captured twice with different selections ({dict(kept[point.name].selectors)} and "
+                f"{selectors}). Capture what covers both, and read parts with run.at(...).",
+                point=point.name,
+            )
+        selection = select(selectors, point, binding.layout, texts, model=binding.points.model)
+        kept[point.name] = BoundCapture(point, selectors, selection)
+
+
+def bind_edit(binding: Binding, entry: Edit, texts: Sequence[RowText]) -> None:
+    """Resolve one intervention and check that its values fit."""
+    entry.check_unchanged()
+    edit = entry.intervention
+    for point in matched(binding, entry.points, edit.selectors):
+        if point.site.read_only:
+            raise ReadOnlyPoint(f"{point.name!r} cannot be written: {point.site.read_only}.", point=point.name)
+        selection = select(without_layer(edit.selectors), point, binding.layout, texts, model=binding.points.model)
+        bound = BoundEdit(point, edit, selection)
+        if isinstance(edit, Knockout):
+            if not point.site.keeps_masked:
+                raise SpecError(
+                    f"Knockout cuts edges at attention scores; {point.name!r} is {point.site.meaning!r}. Use "
+                    "'blocks.*.attn.hook_attn_scores', or Zero() to remove what is there.",
+                    point=point.name,
+                )
+            binding.cuts.setdefault(point.name, []).append(bound)
+            continue
+        check_fit(bound, binding.layout)
+        binding.steps.setdefault(point.name, []).append(bound)
+
+
+def check_fit(bound: BoundEdit, layout: Layout) -> None:
+    """Let the intervention refuse values that do not fit, on a stand-in that takes no memory."""
+    site = bound.point.site
+    sizes = [layout.size(dim) or site.sizes.get(dim) for dim in site.dims]
+    if any(size is None for size in sizes):
+        return
+    selected = bound.selection.sizes([size for size in sizes if size is not None])
+    stand_in = torch.zeros(()).expand(selected)
+    rows: Int[Tensor, "batch"] = torch.arange(len(layout.ids))
+    bound.intervention.check(stand_in, bound.scene(layout, rows, layout))

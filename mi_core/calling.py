@@ -1,0 +1,241 @@
+"""From a bound spec to results: taps for one call, calls over chunks of rows, chunks joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mi_core.binding import Binding, BoundEdit
+from mi_core.errors import HookContractBroken
+from mi_core.inserting import InsertCall
+from mi_core.layout import POSITION_DIMS, Layout
+from mi_core.loop import Outcome, Taps, forward
+from mi_core.memory import ModelMemory
+from mi_core.protocols import Backend, Tap
+from mi_core.taps import BoundTap, PointActions, Record
+
+__all__ = ["Called", "call", "call_in_chunks", "row_chunks"]
+
+
+@dataclass(frozen=True, eq=False)
+class Called:
+    """What a call, or several joined, brought back: everything left-aligned."""
+
+    logits: Tensor | None
+    record: Record
+    memory: ModelMemory | None
+    chunks: int = 1
+
+
+def taps_for(
+    binding: Binding, layout: Layout, rows: Int[Tensor, "rows"], record: Record, device: torch.device, grad: bool
+) -> Taps:
+    """The taps of one call over some of the rows."""
+    whole = binding.layout
+    part = layout is not whole
+    actions: dict[str, PointActions] = {}
+    calls = [InsertCall(insert, BoundTap({}, record)) for insert in binding.inserts]
+    by_insert = dict(zip(map(id, binding.inserts), calls, strict=True))
+    for name in {*binding.steps, *binding.after, *binding.before}:
+        acts = PointActions(binding.points.by_name[name], grad=grad)
+        for step in binding.steps.get(name, ()):
+            if isinstance(step, BoundEdit):
+                scene = step.scene(layout, rows, whole)
+                acts.steps.append(lambda value, step=step, scene=scene: step.intervention.edit(value, scene))
+            else:
+                acts.steps.append(by_insert[id(step)].step(name))
+        if name in binding.after:
+            selection = binding.after[name].selection
+            acts.after = selection.rows(rows) if part else selection
+        if name in binding.before:
+            selection = binding.before[name].selection
+            acts.before = selection.rows(rows) if part else selection
+        actions[name] = acts
+    for insert, made in zip(binding.inserts, calls, strict=True):
+        own = {p.name.removeprefix(f"{insert.name}."): actions[p.name] for p in insert.points if p.name in actions}
+        made.tap = BoundTap(own, record)
+    own_points = {point.name for insert in binding.inserts for point in insert.points}
+    return grouped(binding, layout, rows, record, device, actions, own_points)
+
+
+def grouped(
+    binding: Binding,
+    layout: Layout,
+    rows: Int[Tensor, "rows"],
+    record: Record,
+    device: torch.device,
+    actions: dict[str, PointActions],
+    own_points: set[str],
+) -> Taps:
+    """Actions by layer."""
+    by_layer: dict[int | None, dict[str, PointActions]] = {}
+    for name, acts in actions.items():
+        if name not in own_points:
+            by_layer.setdefault(acts.point.layer, {})[acts.point.site.name] = acts
+    cuts: dict[int | None, list[BoundEdit]] = {}
+    for bound in (edit for edits in binding.cuts.values() for edit in edits):
+        cuts.setdefault(bound.point.layer, []).append(bound)
+    taps: dict[int, Tap] = {}
+    for layer in {*by_layer, *cuts} - {None}:
+        assert layer is not None
+        cut = cut_mask(cuts.get(layer, ()), layout, rows, binding.layout, device)
+        names = tuple(bound.point.name for bound in cuts.get(layer, ()))
+        taps[layer] = BoundTap(by_layer.get(layer, {}), record, cut, names)
+    outside = by_layer.get(None)
+    return Taps(taps, BoundTap(outside, record)) if outside else Taps(taps)
+
+
+def cut_mask(
+    edits: Sequence[BoundEdit], layout: Layout, rows: Tensor, whole: Layout, device: torch.device
+) -> Tensor | None:
+    """The edges that knockouts cut in one layer: True where the query may not see the key."""
+    cut: Tensor | None = None
+    for edit in edits:
+        scene = edit.scene(layout, rows, whole)
+        choices = scene.selection.choices
+        own_rows = "batch" in choices or any(choice.per_row for choice in choices.values())
+        shape = []
+        for dim in scene.dims:
+            size = layout.size(dim) or scene.point.site.sizes.get(dim, 1)
+            shape.append(size if dim in POSITION_DIMS or dim in choices or (dim == "batch" and own_rows) else 1)
+        ones = torch.ones(scene.selection.sizes(shape), dtype=torch.bool)
+        here = scene.selection.write(torch.zeros(shape, dtype=torch.bool), ones)
+        cut = here if cut is None else cut | here
+    return None if cut is None else cut.to(device)
+
+
+def call(
+    binding: Binding,
+    backend: Backend,
+    device: torch.device,
+    *,
+    rows: Tensor | None = None,
+    memory: ModelMemory | None = None,
+    record: str | None = None,
+    last_layer: int | None = None,
+    logits: str | None = "all",
+    grad: bool = False,
+) -> Called:
+    """Run the model once, over all rows or some of them."""
+    whole = binding.layout
+    layout = whole if rows is None else whole.rows(rows)
+    rows = torch.arange(len(whole.ids)) if rows is None else rows
+    kept = Record()
+    taps = taps_for(binding, layout, rows, kept, device, grad)
+    batch = layout.batch(device, record)
+    with torch.set_grad_enabled(grad):
+        outcome: Outcome = forward(
+            backend,
+            batch,
+            taps,
+            memory=None if memory is None else memory.layers,
+            last_layer=last_layer,
+            logits=logits,
+        )
+    made = None
+    if record is not None:
+        made = ModelMemory(outcome.memory, layout.start + layout.length, binding.points.model)
+    check_fired(binding, kept, last_layer)
+    return Called(outcome.logits, kept, made)
+
+
+def check_fired(binding: Binding, record: Record, last_layer: int | None) -> None:
+    """Refuse a run in which something that was asked did not happen."""
+    silent = [name for name in binding.asked if name not in record.fired]
+    if silent:
+        raise HookContractBroken(
+            f"{silent[0]!r} is listed by {binding.points.model} but did not fire"
+            + (f" (nor did {len(silent) - 1} more)" if len(silent) > 1 else "")
+            + ". The backend must call its tap there, and ask tap.cut_edges() in every layer with attention scores.",
+            points=tuple(silent),
+        )
+
+
+def row_chunks(length: Int[Tensor, "batch"], tokens: int) -> list[Tensor]:
+    """Rows in chunks of at most ``tokens`` columns, rows of like length together."""
+    order = torch.argsort(length, stable=True).tolist()
+    chunks: list[list[int]] = []
+    for row in order:
+        # rows come from short to long, so the new row is the widest
+        if chunks and (len(chunks[-1]) + 1) * int(length[row]) <= tokens:
+            chunks[-1].append(row)
+        else:
+            chunks.append([row])
+    return [torch.tensor(chunk) for chunk in chunks]
+
+
+def call_in_chunks(
+    binding: Binding,
+    backend: Backend,
+    device: torch.device,
+    tokens: int,
+    *,
+    memory: ModelMemory | None,
+    last_layer: int | None,
+    logits: str | None,
+    grad: bool,
+) -> Called:
+    """Run the rows in length-bucketed chunks and join the results: nothing changes but memory."""
+    chunks = row_chunks(binding.layout.length, tokens)
+    parts = [
+        call(
+            binding,
+            backend,
+            device,
+            rows=rows,
+            memory=None if memory is None else memory.rows(rows),
+            last_layer=last_layer,
+            logits=logits,
+            grad=grad,
+        )
+        for rows in chunks
+    ]
+    record = Record(fired=set.union(*(part.record.fired for part in parts)))
+    for name, bound in binding.after.items():
+        pieces = [part.record.after[name] for part in parts]
+        record.after[name] = joined(pieces, chunks, bound.selection, binding.layout)
+        if grad:
+            record.path[name] = record.after[name]
+    for name, bound in binding.before.items():
+        pieces = [part.record.before[name] for part in parts]
+        record.before[name] = joined(pieces, chunks, bound.selection, binding.layout)
+    out = None
+    if parts[0].logits is not None:
+        out = in_order([part.logits for part in parts if part.logits is not None], chunks, {1})
+    return Called(out, record, None, len(chunks))
+
+
+def joined(pieces: Sequence[Tensor], chunks: Sequence[Tensor], selection: object, layout: Layout) -> Tensor:
+    """Captures of chunks as one capture of all rows."""
+    from mi_core.selection import Selection
+
+    assert isinstance(selection, Selection)
+    dims = [dim for dim in selection.dims if dim not in selection.choices or not selection.choices[dim].drop]
+    widen = {axis for axis, dim in enumerate(dims) if dim in POSITION_DIMS}
+    if "batch" not in selection.choices:
+        return in_order(pieces, chunks, widen)
+    wanted = selection.choices["batch"].index.tolist()
+    held = [torch.tensor([row for row in wanted if row in set(chunk.tolist())]) for chunk in chunks]
+    if selection.choices["batch"].drop:
+        return next(piece for piece, rows in zip(pieces, held, strict=True) if len(rows))
+    place = {row: here for here, row in enumerate(wanted)}
+    order = [torch.tensor([place[int(row)] for row in rows]) for rows in held]
+    kept = [(piece, rows) for piece, rows in zip(pieces, order, strict=True) if len(rows)]
+    return in_order([piece for piece, _ in kept], [rows for _, rows in kept], widen)
+
+
+def in_order(pieces: Sequence[Tensor], rows: Sequence[Tensor], widen: set[int]) -> Tensor:
+    """Pieces of rows, filled up with zeros to the widest along some axes, in the order of the rows."""
+    sizes = {axis: max(piece.shape[axis] for piece in pieces) for axis in widen}
+    filled = []
+    for piece in pieces:
+        pad = [0] * (2 * piece.ndim)
+        for axis, size in sizes.items():
+            pad[2 * (piece.ndim - 1 - axis) + 1] = size - piece.shape[axis]
+        filled.append(torch.nn.functional.pad(piece, pad) if any(pad) else piece)
+    order = torch.argsort(torch.cat(list(rows)))
+    return torch.cat(filled).index_select(0, order.to(filled[0].device))

@@ -1,0 +1,101 @@
+"""Inserts in a run: when the module is called, with what, and where its results go."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from mi_core.errors import HookContractBroken, ReadOnlyPoint, SpecError
+from mi_core.names import Point, Points
+from mi_core.protocols import Tap
+from mi_core.spec import Insert, InsertModule
+
+__all__ = ["BoundInsert", "InsertCall"]
+
+
+@dataclass(frozen=True, eq=False)
+class BoundInsert:
+    """An insert whose points are known."""
+
+    module: InsertModule
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    points: tuple[Point, ...]
+    """Its own points, ``NAME.site``, in the layer in which it is called."""
+
+    @classmethod
+    def of(cls, entry: object, points: Points) -> BoundInsert:
+        """Find what it reads and writes; refuse writes that come before what it reads."""
+        assert isinstance(entry, Insert)
+        module = entry.module
+        reads = [points.find(name) for name in module.reads]
+        writes = [points.find(name) for name in module.writes]
+        order = {name: index for index, name in enumerate(points.by_name)}
+        if not reads:
+            raise SpecError(f"the insert {entry.name!r} reads nothing, so it can never be called.", name=entry.name)
+        last = max(reads, key=lambda point: order[point.name])
+        for point in writes:
+            if order[point.name] < order[last.name]:
+                raise SpecError(
+                    f"the insert {entry.name!r} writes {point.name!r}, which comes before {last.name!r}, which it "
+                    "reads. Write at the same point or behind it.",
+                    name=entry.name,
+                )
+            if point.site.read_only:
+                raise ReadOnlyPoint(f"{point.name!r} cannot be written: {point.site.read_only}.", point=point.name)
+        own = tuple(
+            Point(f"{entry.name}.{site.name}", dataclasses.replace(site, layers=None), last.layer)
+            for site in module.sites
+        )
+        taken = [point.name for point in own if point.name in points.by_name]
+        if taken:
+            raise SpecError(f"the insert {entry.name!r} would define points that exist: {taken}.", names=taken)
+        return cls(module, entry.name, tuple(point.name for point in reads), tuple(point.name for point in writes), own)
+
+
+@dataclass(eq=False)
+class InsertCall:
+    """One call of an insert in one run: values come in as points fire, results go out."""
+
+    bound: BoundInsert
+    tap: Tap
+    values: dict[str, Tensor] = field(default_factory=dict)
+    results: dict[str, Tensor] | None = None
+
+    def step(self, name: str) -> Callable[[Tensor], Tensor]:
+        """What the insert does at one point."""
+
+        def act(value: Tensor) -> Tensor:
+            if name in self.bound.reads:
+                self.values[name] = value
+                if self.results is None and len(self.values) == len(set(self.bound.reads)):
+                    self._call()
+            if name not in self.bound.writes:
+                return value
+            return self._result(name, value)
+
+        return act
+
+    def _call(self) -> None:
+        self.results = dict(self.bound.module(self.values, self.tap))
+
+    def _result(self, name: str, value: Tensor) -> Tensor:
+        # results are keyed by the names that the module gave in ``writes``
+        given = dict(zip(self.bound.writes, self.bound.module.writes, strict=True))
+        results = self.results or {}
+        new = results.get(given[name], results.get(name))
+        if new is None:
+            raise HookContractBroken(
+                f"the insert {self.bound.name!r} returned {sorted(results)}, but writes {given[name]!r}.", point=name
+            )
+        if new.shape != value.shape:
+            raise HookContractBroken(
+                f"the insert {self.bound.name!r} returned {list(new.shape)} for {name!r}, which is "
+                f"{list(value.shape)}.",
+                point=name,
+            )
+        return new.to(value.dtype)

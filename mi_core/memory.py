@@ -1,0 +1,82 @@
+"""What a model remembers of a prefix: one memory for each layer, and how many positions each row has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mi_core.errors import MemoryMismatch
+from mi_core.protocols import Memory
+
+__all__ = ["ModelMemory"]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelMemory:
+    """The state of a model after a prefix, to continue from with ``model.run(rest, memory=...)``."""
+
+    layers: tuple[Memory, ...]
+    length: Int[Tensor, "batch"]
+    """Positions that each row has seen."""
+    model: str
+    """The model it came from."""
+
+    def cut(self, length: Int[Tensor, "batch"]) -> ModelMemory:
+        """As if row r had seen ``length[r]`` positions.
+
+        Raises:
+            MemoryMismatch: longer than what was seen.
+        """
+        if bool((length > self.length).any()) or bool((length < 0).any()):
+            raise MemoryMismatch(
+                f"a memory of {self.length.tolist()} positions cannot be cut to {length.tolist()}.",
+                length=length.tolist(),
+            )
+        return ModelMemory(tuple(layer.cut(length) for layer in self.layers), length, self.model)
+
+    def rows(self, index: Int[Tensor, "rows"]) -> ModelMemory:
+        """Row r becomes row ``index[r]``."""
+        return ModelMemory(tuple(layer.rows(index) for layer in self.layers), self.length[index], self.model)
+
+    def to(self, device: Any) -> ModelMemory:
+        """The same memory on another device."""
+        return ModelMemory(tuple(layer.to(device) for layer in self.layers), self.length, self.model)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Its tensors by name, ``"0.keys"``, ..."""
+        return {f"{i}.{name}": t for i, layer in enumerate(self.layers) for name, t in layer.tensors().items()}
+
+    @property
+    def bytes(self) -> int:
+        """How much memory its tensors take."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+    def check(self, model: str, n_layers: int, batch: int) -> None:
+        """Refuse to continue another model or another number of rows."""
+        if self.model != model or len(self.layers) != n_layers:
+            raise MemoryMismatch(
+                f"this memory belongs to {self.model!r} ({len(self.layers)} layers), not to {model!r} ({n_layers}).",
+                model=self.model,
+            )
+        if len(self.length) != batch:
+            raise MemoryMismatch(
+                f"this memory has {len(self.length)} rows, the input has {batch}. Select or repeat its rows with "
+                "memory.rows(index).",
+                rows=len(self.length),
+            )
+
+    def __repr__(self) -> str:
+        return f"ModelMemory(model={self.model!r}, length={self.length.tolist()}, {self.bytes / 1e6:.1f} MB)"
+
+
+def after_position(length: Int[Tensor, "batch"], start: Int[Tensor, "batch"], pos: int) -> Int[Tensor, "batch"]:
+    """How many positions a row has seen after its real token ``pos`` of this call."""
+    count = torch.where(torch.tensor(pos < 0), length + pos + 1, torch.tensor(pos + 1))
+    if bool((count < 1).any()) or bool((count > length).any()):
+        raise MemoryMismatch(f"pos={pos} is not in every row: they have {length.tolist()} tokens.", pos=pos)
+    return start + count

@@ -1,0 +1,337 @@
+"""A model to look into: run it, read it, write to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mi_core.binding import Binding, BoundCapture, bind
+from mi_core.calling import Called, call, call_in_chunks
+from mi_core.errors import InputError, MemoryMismatch, SpecError
+from mi_core.fingerprint import version_of
+from mi_core.layout import Layout
+from mi_core.memory import ModelMemory
+from mi_core.names import Point, Points
+from mi_core.prompts import Prompts, read_prompts
+from mi_core.protocols import Backend, ModelShape
+from mi_core.provenance import Provenance
+from mi_core.receipt import Receipt
+from mi_core.run import Captured, Run
+from mi_core.spec import HookSpec
+from mi_core.taps import IDLE
+from mi_core.weights import Weights
+
+if TYPE_CHECKING:  # text is read by those who give text
+    from mi_core.tokenizer import Tokenizer
+
+__all__ = ["Model"]
+
+Logits = Literal["all", "last"] | None
+Lazy = Callable[[], "Tokenizer | None"]
+
+
+class Model:
+    """A backend with a name, a config and a tokenizer. `mi.load` and `mi.build` make it."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        name: str,
+        config: Mapping[str, Any],
+        tokenizer: Tokenizer | Lazy | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        self.backend = backend
+        self.name = name
+        self.config = config
+        self.provenance = provenance or Provenance(ref=name, family=name)
+        self._tokenizer = tokenizer
+        self.weights = Weights(backend, name)
+        self.points = Points(backend.sites(), backend.shape, name)
+
+    def __repr__(self) -> str:
+        shape = self.shape
+        return (
+            f"Model({self.provenance.ref!r}, family {self.name!r}, {shape.n_layers} layers, d_model {shape.d_model}, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+    @property
+    def shape(self) -> ModelShape:
+        """Layers, widths, context."""
+        return self.backend.shape
+
+    @property
+    def module(self) -> nn.Module:
+        """The backend as a module, for training and moving it."""
+        if not isinstance(self.backend, nn.Module):
+            raise InputError(f"the backend of {self.name} is no nn.Module: it has no parameters to train or move.")
+        return self.backend
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter lies."""
+        return self._first().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first parameter."""
+        return self._first().dtype
+
+    def _first(self) -> Tensor:
+        parameters = self.backend.parameters() if isinstance(self.backend, nn.Module) else iter(())
+        return next(parameters, torch.zeros(()))
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The checkpoint's tokenizer, read at first use; None where there is none."""
+        if callable(self._tokenizer) and not hasattr(type(self._tokenizer), "encode"):
+            self._tokenizer = self._tokenizer()
+        return self._tokenizer  # type: ignore[return-value]
+
+    def hook_points(self, pattern: str | list[str] | None = None) -> list[Point]:
+        """The points of this model in firing order: all of them, or those that a pattern stands for.
+
+        Raises:
+            UnknownPoint: the pattern stands for none; the message names the closest.
+        """
+        return list(self.points) if pattern is None else self.points.match(pattern)
+
+    def run(
+        self,
+        inputs: Any,
+        spec: HookSpec | None = None,
+        *,
+        logits: Logits = "all",
+        grad: bool = False,
+        resumable: bool = False,
+        batch_tokens: int | None = None,
+        memory: ModelMemory | None = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+    ) -> Run:
+        """Run the model on a prompt, or several, doing what a spec says.
+
+        Args:
+            inputs: a text, a `Chat`, a list of either, ids as a list or nested list of ints, or an id tensor
+                ``[pos]`` or ``[batch pos]``.
+            spec: captures, interventions and inserts.
+            logits: ``"all"``; ``"last"`` for each row's last real token, ``[batch 1 d_vocab]``; None to stop after the
+                last layer that the spec needs.
+            grad: keep the graph, from the first captured point on.
+            resumable: keep each layer's memory, for ``run.memory(pos)``.
+            batch_tokens: run the rows in length-bucketed chunks of at most so many tokens; changes nothing but memory.
+            memory: continue from what was remembered of a prefix; positions in selectors then count from here.
+            attention_mask: which columns are real, any pattern; never guessed.
+            position_ids: positions for rotary or learned embeddings, in the layout of the input.
+
+        Raises:
+            SpecError: the spec asks for what this model or input does not have; nothing was run.
+            InputError: the input is empty, out of the vocabulary or longer than the context.
+            MemoryMismatch: the memory belongs to another model or another number of rows.
+        """
+        began = time.perf_counter()
+        spec = self._spec(spec)
+        if logits not in ("all", "last", None):
+            raise InputError(f'logits={logits!r}: ask for "all", "last" or None.', logits=logits)
+        prompts = self._read(inputs, attention_mask, position_ids)
+        if memory is not None:
+            memory.check(self.name, self.shape.n_layers, len(prompts.ids))
+        layout = Layout.of(prompts, None if memory is None else memory.length)
+        layout.check_context(self.shape, self.name)
+        binding = bind(spec, self.points, layout, prompts.rows)
+        last_layer = binding.last_layer if logits is None else None
+        if resumable:
+            last_layer = None if logits is not None else self.shape.n_layers - 1
+        called = self._call(binding, memory, last_layer, logits, grad, resumable, batch_tokens)
+        return self._finished(binding, prompts, called, last_layer, logits, time.perf_counter() - began)
+
+    def _spec(self, spec: HookSpec | None) -> HookSpec:
+        if spec is None:
+            return HookSpec()
+        if not isinstance(spec, HookSpec):
+            raise SpecError(
+                f"{spec!r} is no spec: build one with mi.capture(...), mi.intervene(points, intervention), or their sum.",
+                spec=spec,
+            )
+        return spec
+
+    def _read(self, inputs: Any, attention_mask: Any, position_ids: Any) -> Prompts:
+        return read_prompts(
+            inputs,
+            lambda: self.tokenizer,
+            d_vocab=self.shape.d_vocab,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+        )
+
+    def _call(
+        self,
+        binding: Binding,
+        memory: ModelMemory | None,
+        last_layer: int | None,
+        logits: Logits,
+        grad: bool,
+        resumable: bool,
+        batch_tokens: int | None,
+    ) -> Called:
+        outside = any(binding.points.by_name[name].layer is None for name in binding.asked)
+        computed = "all" if logits == "last" and outside else logits
+        if batch_tokens is not None:
+            if batch_tokens < 1:
+                raise InputError(f"batch_tokens={batch_tokens}: at least 1.", batch_tokens=batch_tokens)
+            if grad or resumable or binding.needs_all_rows:
+                what = "grad=True" if grad else "resumable=True" if resumable else "a mean over the rows of this run"
+                raise InputError(f"batch_tokens runs the rows apart, but {what} needs them together. Leave one out.")
+            called = call_in_chunks(
+                binding,
+                self.backend,
+                self.device,
+                batch_tokens,
+                memory=memory,
+                last_layer=last_layer,
+                logits=computed,
+                grad=False,
+            )
+        else:
+            called = call(
+                binding,
+                self.backend,
+                self.device,
+                memory=memory,
+                record="all" if resumable else None,
+                last_layer=last_layer,
+                logits=computed,
+                grad=grad,
+            )
+        if computed != logits and called.logits is not None:
+            row = torch.arange(len(called.logits), device=called.logits.device)
+            last = called.logits[row, (binding.layout.length - 1).to(row.device)][:, None]
+            called = Called(last, called.record, called.memory, called.chunks)
+        return called
+
+    def _finished(
+        self,
+        binding: Binding,
+        prompts: Prompts,
+        called: Called,
+        last_layer: int | None,
+        logits: Logits,
+        seconds: float,
+    ) -> Run:
+        record = called.record
+        ran = self.shape.n_layers if last_layer is None else min(last_layer + 1, self.shape.n_layers)
+        receipt = Receipt(
+            model=self.name,
+            provenance=self.provenance,
+            spec=repr(binding.spec),
+            asked=dict(binding.spellings),
+            fired=tuple(name for name in binding.points.by_name if name in record.fired),
+            layers=tuple(range(ran)),
+            stopped_after=last_layer if last_layer is not None and ran < self.shape.n_layers else None,
+            kernels={layer: kernel(binding, layer) for layer in range(ran)},
+            tokens=tuple(binding.layout.length.tolist()),
+            bos=tuple(self._bos(row.ids) for row in prompts.rows),
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=str(self.device),
+            seconds=seconds,
+            chunks=called.chunks,
+        )
+        return Run(
+            prompts=prompts,
+            layout=binding.layout,
+            points=binding.points,
+            logits=called.logits if logits is not None else None,
+            last_only=logits == "last",
+            captured=captured(binding.after, record.after, record.path),
+            before=captured(binding.before, record.before, {}),
+            receipt=receipt,
+            memory=called.memory,
+        )
+
+    def _bos(self, ids: tuple[int, ...]) -> str | None:
+        known = self._tokenizer if hasattr(type(self._tokenizer), "encode") else None
+        if known is None or not ids:
+            return None
+        bos = known.bos  # type: ignore[union-attr]
+        return known.text(bos) if bos is not None and ids[0] == bos else None  # type: ignore[union-attr]
+
+    def unembed(
+        self, resid: Float[Tensor, "*batch d_model"], *, norm: bool = True, cap: bool = True
+    ) -> Float[Tensor, "*batch d_vocab"]:
+        """Logits of a residual stream with any leading dims: final norm, unembedding, scale and soft-cap.
+
+        ``norm=False`` takes ``resid`` as what W_U multiplies; ``cap=False`` returns ``unembed.hook_out``, before
+        scale and soft-cap.
+        """
+        if resid.shape[-1] != self.shape.d_model:
+            raise InputError(
+                f"a residual stream of {self.name} ends in d_model={self.shape.d_model}, got {list(resid.shape)}."
+            )
+        moved = resid.to(device=self.device, dtype=self.dtype)
+        if norm and cap:
+            return self.backend.unembed(moved, IDLE)
+        return unembedded(self.backend, moved, norm, cap)
+
+
+class Rerouted:
+    """A tap for `unembed`: puts a value in at ``unembed.hook_in``, takes one out at ``unembed.hook_out``."""
+
+    def __init__(self, given: Tensor | None) -> None:
+        self.given = given
+        self.out: Tensor | None = None
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        if name == "unembed.hook_in" and self.given is not None:
+            return self.given
+        if name == "unembed.hook_out":
+            self.out = value
+        return value
+
+    def wants(self, *names: str) -> bool:
+        return "unembed.hook_in" in names or "unembed.hook_out" in names
+
+    def edits(self, *names: str) -> bool:
+        return "unembed.hook_in" in names
+
+    def cut_edges(self) -> Tensor | None:
+        return None
+
+
+def unembedded(backend: Backend, resid: Tensor, norm: bool, cap: bool) -> Tensor:
+    """Unembedding without its norm, or without what comes behind W_U."""
+    tap = Rerouted(None if norm else resid)
+    logits = backend.unembed(resid, tap)
+    return logits if cap or tap.out is None else tap.out
+
+
+def captured(
+    bound: Mapping[str, BoundCapture], values: Mapping[str, Tensor], paths: Mapping[str, Tensor]
+) -> dict[str, Captured]:
+    """Captures with what they were captured as, in the model's order."""
+    return {
+        name: Captured(c.point, c.selectors, c.selection, values[name], version_of(values[name]), paths.get(name))
+        for name, c in sorted(bound.items(), key=lambda item: list(values).index(item[0]))
+    }
+
+
+def kernel(binding: Binding, layer: int) -> str:
+    """How a layer's mixer runs: fused, or the sites that ask for explicit arithmetic."""
+    prefix = f"blocks.{layer}."
+    looked_at = [
+        name.removeprefix(prefix)
+        for name in (*binding.steps, *binding.after, *binding.before)
+        if name.startswith(prefix)
+        and binding.points.by_name[name].site.replaces_kernel
+        and (name in binding.steps or "hook_scale" not in name and "hook_normalized" not in name)
+    ]
+    if looked_at:
+        return f"explicit ({', '.join(dict.fromkeys(looked_at))})"
+    cut = any(name.startswith(prefix) for name in binding.cuts)
+    return "fused, with cut edges" if cut else "fused"

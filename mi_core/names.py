@@ -1,0 +1,177 @@
+"""How points are named, spelled and matched.
+
+A point is a site in a layer: ``blocks.5.attn.hook_pattern``. Accepted spellings: the last part without ``hook_``;
+``mixer`` for whatever mixes positions in the layer. ``*`` stands for one part, ``{2..5}`` and ``{0,3}`` for layers,
+a lone ``*`` for every point that is not on demand.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from mi_core.errors import UnknownPoint
+from mi_core.protocols import ModelShape, Site
+from mi_core.vocabulary import LOOKALIKES, STANDARD
+
+__all__ = ["Point", "Points"]
+
+MIXERS = ("attn", "mixer", "rwkv")
+BRACES = re.compile(r"^\{(.+)\}$")
+RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A site in a layer, or a site outside the layers."""
+
+    name: str
+    site: Site
+    layer: int | None = None
+
+
+def split_name(name: str) -> list[str]:
+    """The parts of a name; dots within braces do not separate.
+
+    >>> split_name("blocks.{2..5}.attn.hook_q")
+    ['blocks', '{2..5}', 'attn', 'hook_q']
+    """
+    return re.findall(r"(?:\{[^}]*\}|[^.{])+", name)
+
+
+def part_matches(pattern: str, part: str) -> bool:
+    """Whether one part of a pattern stands for one part of a name."""
+    braces = BRACES.match(pattern)
+    if braces is None:
+        return fnmatch.fnmatchcase(part, pattern) or fnmatch.fnmatchcase(part, f"hook_{pattern}")
+    for choice in braces[1].split(","):
+        span = RANGE.match(choice.strip())
+        if span and part.isdigit() and int(span[1]) <= int(part) <= int(span[2]):
+            return True
+        if choice.strip() == part:
+            return True
+    return False
+
+
+class Points:
+    """Every point of a model, in firing order, found by name or pattern."""
+
+    def __init__(self, sites: Sequence[Site], shape: ModelShape, model: str = "model") -> None:
+        self.model = model
+        self.shape = shape
+        self.sites = tuple(sites)
+        self.by_name: dict[str, Point] = {}
+        for point in self._in_order():
+            self.by_name[point.name] = point
+
+    def _in_order(self) -> Iterator[Point]:
+        first = next((i for i, site in enumerate(self.sites) if site.layers is not None), len(self.sites))
+        last = max((i for i, site in enumerate(self.sites) if site.layers is not None), default=-1)
+        yield from (Point(site.name, site) for site in self.sites[:first] if site.layers is None)
+        for layer in range(self.shape.n_layers):
+            for site in self.sites[first : last + 1]:
+                if site.layers is not None and layer in site.layers:
+                    yield Point(f"blocks.{layer}.{site.name}", site, layer)
+        yield from (Point(site.name, site) for site in self.sites[first:] if site.layers is None)
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(self.by_name.values())
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+    def extended(self, extra: Iterable[Point]) -> Points:
+        """These points and some more (those of inserts), each behind the point that its name starts with."""
+        more = Points((), self.shape, self.model)
+        extra = list(extra)
+        for name, point in self.by_name.items():
+            more.by_name[name] = point
+            for other in extra:
+                if other.name.startswith(name + "."):
+                    more.by_name[other.name] = other
+        for other in extra:
+            more.by_name.setdefault(other.name, other)
+        more.sites = self.sites
+        return more
+
+    def find(self, name: str) -> Point:
+        """The one point of this name, in any accepted spelling."""
+        for candidate in spellings(name):
+            if candidate in self.by_name:
+                return self.by_name[candidate]
+        raise self._unknown(name)
+
+    def match(self, patterns: str | Iterable[str]) -> list[Point]:
+        """The points that a pattern, or a list of patterns, stands for, in firing order."""
+        wanted: set[str] = set()
+        for pattern in (patterns,) if isinstance(patterns, str) else tuple(patterns):
+            wanted |= self._match_one(pattern)
+        return [point for name, point in self.by_name.items() if name in wanted]
+
+    def _match_one(self, pattern: str) -> set[str]:
+        if pattern == "*":
+            return {point.name for point in self if not point.site.on_demand}
+        if not any(mark in pattern for mark in "*?[{"):
+            return {self.find(pattern).name}
+        for candidate in spellings(pattern):
+            parts = split_name(candidate)
+            # on-demand sites must be named: no wildcard in their last part
+            named = not any(mark in parts[-1] for mark in "*?[")
+            found = {
+                point.name
+                for point in self
+                if (named or not point.site.on_demand)
+                and len(names := point.name.split(".")) == len(parts)
+                and all(part_matches(*pair) for pair in zip(parts, names, strict=True))
+            }
+            if found:
+                return found
+        raise self._unknown(pattern)
+
+    def _unknown(self, name: str) -> UnknownPoint:
+        why = self._reason(name)
+        close = difflib.get_close_matches(name, self.by_name, n=1, cutoff=0.6)
+        if not why and close:
+            why = f"Did you mean {close[0]!r}?"
+            why += "".join(
+                f" ({neighbour} is {what.split(' / ')[1]})."
+                for one, neighbour, what in LOOKALIKES
+                if close[0].endswith(one) and f"{close[0][: -len(one)]}{neighbour}" in self.by_name
+            )
+        if not why:
+            why = "List the points of this model with model.hook_points() or 'mi points MODEL'."
+        return UnknownPoint(f"{self.model} has no point {name!r}. {why}", name=name, closest=close)
+
+    def _reason(self, name: str) -> str:
+        parts = split_name(name)
+        if len(parts) == 1 and any(f"hook_{name.removeprefix('hook_')}" == site.name for site in self.sites):
+            return f"That site is in every layer: name it 'blocks.*.{name}'."
+        if parts[0] != "blocks" or len(parts) < 3:
+            return ""
+        if parts[1].isdigit() and int(parts[1]) >= self.shape.n_layers:
+            return f"It has {self.shape.n_layers} layers: 0 to {self.shape.n_layers - 1}."
+        site = ".".join(parts[2:])
+        if site.endswith("resid_mid") and self._has_parallel():
+            return "Its attention and MLP run in parallel, so there is no stream between them."
+        if site in STANDARD:
+            return f"{site!r} is {STANDARD[site].meaning}; this architecture (or this layer) does not have it."
+        return ""
+
+    def _has_parallel(self) -> bool:
+        return any(rule.kind == "parallel" for rule in self.shape.residual)
+
+
+def spellings(name: str) -> Iterator[str]:
+    """The names that a spelling may stand for: with ``hook_``, and with each word for the mixer."""
+    parts = split_name(name)
+    heads = [parts]
+    for index, part in enumerate(parts):
+        if part in MIXERS:
+            heads += [[*parts[:index], other, *parts[index + 1 :]] for other in MIXERS if other != part]
+    for head in heads:
+        yield ".".join(head)
+        if head and not head[-1].startswith("hook_"):
+            yield ".".join([*head[:-1], f"hook_{head[-1]}"])

@@ -1,0 +1,153 @@
+"""What a block's tap does: nothing, or the edits and captures bound to its points.
+
+With nothing bound to a layer the tap is one shared object that knows no layer. No callbacks are registered on
+modules, so nothing can be left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+import torch
+from torch import Tensor
+
+from mi_core.errors import HookContractBroken
+from mi_core.names import Point
+from mi_core.selection import Selection
+from mi_core.vocabulary import CLOSED
+
+__all__ = ["IDLE", "BoundTap", "IdleTap", "PointActions", "Record"]
+
+
+class IdleTap:
+    """The tap of a layer at which nobody looks: the identity."""
+
+    __slots__ = ()
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        """The value itself."""
+        return value
+
+    def wants(self, *names: str) -> bool:
+        """Nobody looks."""
+        return False
+
+    def edits(self, *names: str) -> bool:
+        """Nobody writes."""
+        return False
+
+    def cut_edges(self) -> Tensor | None:
+        """Nothing is cut."""
+        return None
+
+
+IDLE = IdleTap()
+
+
+@dataclass(eq=False)
+class Record:
+    """What one call brings back: captures (selected, left-aligned), and which points fired."""
+
+    after: dict[str, Tensor] = field(default_factory=dict)
+    before: dict[str, Tensor] = field(default_factory=dict)
+    path: dict[str, Tensor] = field(default_factory=dict)
+    """Under gradients: the whole tensor on the path of each captured point."""
+    fired: set[str] = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class PointActions:
+    """Everything bound to one point in one call, in order."""
+
+    point: Point
+    steps: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
+    after: Selection | None = None
+    before: Selection | None = None
+    grad: bool = False
+
+    @property
+    def edits(self) -> bool:
+        """Whether the point lies on the path."""
+        return bool(self.steps) or (self.grad and self.after is not None)
+
+    def run(self, value: Tensor, record: Record) -> Tensor:
+        """Steps from left to right, then the capture of what the rest of the model sees."""
+        name = self.point.name
+        self._check(value)
+        record.fired.add(name)
+        if self.before is not None:
+            record.before[name] = self.before.read(value)
+        if self.steps:
+            value = self._edited(value)
+        if self.after is None:
+            return value
+        if self.grad and value.is_floating_point():
+            if not value.requires_grad:
+                # a leaf: the graph starts at the first point that somebody looks at
+                value = value.detach().requires_grad_()
+            record.path[name] = value
+        record.after[name] = self.after.read(value)
+        return value
+
+    def _edited(self, value: Tensor) -> Tensor:
+        original, dtype = value, value.dtype
+        for step in self.steps:
+            value = step(value)
+        if value.dtype != dtype:
+            value = value.to(dtype)
+        if self.point.site.keeps_masked:
+            value = torch.where(original == CLOSED, original, value)
+        return value
+
+    def _check(self, value: Tensor) -> None:
+        site = self.point.site
+        seen = list(value.shape)
+        if len(seen) == len(site.dims) and all(
+            site.sizes.get(dim, size) == size for dim, size in zip(site.dims, seen, strict=True)
+        ):
+            return
+        declared = {dim: site.sizes.get(dim, "any") for dim in site.dims}
+        raise HookContractBroken(
+            f"{self.point.name!r} fired with the shape {seen}, but is declared as {declared}. The backend's sites() "
+            "and its tap disagree.",
+            point=self.point.name,
+            shape=tuple(seen),
+        )
+
+
+class BoundTap:
+    """The tap of a layer (or of embedding and unembedding, or of an insert) at which somebody looks."""
+
+    __slots__ = ("_actions", "_cut", "_cut_names", "_record")
+
+    def __init__(
+        self,
+        actions: Mapping[str, PointActions],
+        record: Record,
+        cut: Tensor | None = None,
+        cut_names: tuple[str, ...] = (),
+    ) -> None:
+        self._actions = actions
+        self._record = record
+        self._cut = cut
+        self._cut_names = cut_names
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        """Run what is bound to this site."""
+        actions = self._actions.get(name)
+        return value if actions is None else actions.run(value, self._record)
+
+    def wants(self, *names: str) -> bool:
+        """Whether something is bound to one of these."""
+        return any(name in self._actions for name in names)
+
+    def edits(self, *names: str) -> bool:
+        """Whether one of these lies on the path."""
+        return any(name in self._actions and self._actions[name].edits for name in names)
+
+    def cut_edges(self) -> Tensor | None:
+        """The edges that are cut in this layer; asking counts as firing."""
+        self._record.fired.update(self._cut_names)
+        return self._cut

@@ -1,0 +1,50 @@
+"""Weights by name, in the layouts that the field knows: ``W_Q [head d_model d_head]``, ``W_in [d_model d_mlp]``, ..."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import Tensor
+
+from mi_core.errors import UnknownPoint
+from mi_core.protocols import Backend
+
+__all__ = ["Weights"]
+
+
+class Weights:
+    """The weights of a model: views, never copies.
+
+    ``model.weights["blocks.5.attn.W_O"]`` is ``[head d_head d_model]``; ``model.weights.stack("attn.W_O")`` has all
+    layers, ``[layer head d_head d_model]``.
+    """
+
+    def __init__(self, backend: Backend, model: str) -> None:
+        self._backend = backend
+        self._model = model
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One weight.
+
+        Raises:
+            UnknownPoint: the model has none of that name; the message names the closest.
+        """
+        try:
+            return self._backend.weight(name)
+        except KeyError as error:
+            names = str(error.args[0]).partition("there are ")[2].split(", ")
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UnknownPoint(f"{self._model}: {error.args[0]}.{hint}", name=name) from None
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self[str(name)]
+        except UnknownPoint:
+            return False
+        return True
+
+    def stack(self, name: str) -> Tensor:
+        """One weight of all layers as ``[layer ...]`` (a copy)."""
+        return torch.stack([self[f"blocks.{layer}.{name}"] for layer in range(self._backend.shape.n_layers)])
