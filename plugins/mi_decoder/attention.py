@@ -15,7 +15,7 @@ from mi_core.blueprint import empty
 from mi_core.errors import MemoryMismatch
 from mi_core.protocols import Batch, Memory, Site, Tap
 from mi_core.vocabulary import site
-from mi_decoder.kernels import explicit, fused, open_edges
+from mi_decoder.kernels import causal_is_enough, explicit, fused, masked, open_edges
 from mi_decoder.memory import KeyValues, per_head
 from mi_decoder.rotary import Rotary
 
@@ -73,10 +73,11 @@ class AttentionModule(nn.Module):
         q = tap("attn.hook_q", linear(x, own["q_weight"], own["q_bias"]).view(heads))
         k = tap("attn.hook_k", linear(x, own["k_weight"], own["k_bias"]).view(heads))
         v = tap("attn.hook_v", linear(x, own["v_weight"], own["v_bias"]).view(heads))
-        if self.positions is not None:
-            table = batch.once((self.table_key, x.dtype, x.device), lambda: self.positions.table(batch, x.dtype))
-            q = tap("attn.hook_rot_q", self.positions.rotate(q, table))
-            k = tap("attn.hook_rot_k", self.positions.rotate(k, table))
+        rotary = self.positions
+        if rotary is not None:
+            table = batch.once((self.table_key, x.dtype, x.device), lambda: rotary.table(batch, x.dtype))
+            q = tap("attn.hook_rot_q", rotary.rotate(q, table))
+            k = tap("attn.hook_rot_k", rotary.rotate(k, table))
         if tap.wants("attn.hook_k_per_head", "attn.hook_v_per_head"):
             k = self.told_apart("attn.hook_k_per_head", k, tap)
             v = self.told_apart("attn.hook_v_per_head", v, tap)
@@ -103,9 +104,13 @@ class AttentionModule(nn.Module):
         regime = None if self.positions is None else self.positions.scaling.regime(batch.total)
         if memory is not None:
             k, v = self.recall(memory, regime).extend(batch, k, v)
-        looked_at = tap.wants("attn.hook_attn_scores", "attn.hook_pattern")
-        edges = open_edges(batch, k.shape[2], tap, causal_kernel=not looked_at)
-        z = (explicit if looked_at else fused)(q, k, v, edges, self.scale, tap)
+        width, cut = k.shape[2], tap.cut_edges()
+        if tap.wants("attn.hook_attn_scores", "attn.hook_pattern"):
+            z = explicit(q, k, v, self.scale, open_edges(batch, width, cut), tap)
+        elif cut is None and causal_is_enough(batch, width):
+            z = fused(q, k, v, self.scale)
+        else:
+            z = masked(q, k, v, self.scale, open_edges(batch, width, cut))
         remembered = None if batch.record is None else KeyValues(k, v, batch.start + batch.length, regime)
         return z, remembered
 
@@ -137,20 +142,18 @@ class AttentionModule(nn.Module):
         spec = self.spec
         per_query = {"head": spec.n_heads, "d_head": spec.d_head}
         per_key = {"kv_head": spec.n_kv_heads, "d_head": spec.d_head}
-        turned = (
-            [] if spec.positions is None else [site("attn.hook_rot_q", **per_query), site("attn.hook_rot_k", **per_key)]
-        )
+        turned = (site("attn.hook_rot_q", None, **per_query), site("attn.hook_rot_k", None, **per_key))
         return (
             site("attn.hook_in", d_model=self.d_model),
-            site("attn.hook_q", **per_query),
-            site("attn.hook_k", **per_key),
-            site("attn.hook_v", **per_key),
-            *turned,
-            site("attn.hook_k_per_head", **per_query),
-            site("attn.hook_v_per_head", **per_query),
+            site("attn.hook_q", None, **per_query),
+            site("attn.hook_k", None, **per_key),
+            site("attn.hook_v", None, **per_key),
+            *(turned if spec.positions is not None else ()),
+            site("attn.hook_k_per_head", None, **per_query),
+            site("attn.hook_v_per_head", None, **per_query),
             site("attn.hook_attn_scores", head=spec.n_heads),
             site("attn.hook_pattern", head=spec.n_heads),
-            site("attn.hook_z", **per_query),
+            site("attn.hook_z", None, **per_query),
             site("attn.hook_result", head=spec.n_heads, d_model=self.d_model),
             site("attn.hook_out", d_model=self.d_model),
         )
@@ -168,5 +171,6 @@ class AttentionModule(nn.Module):
             if bias is not None:
                 weights[f"attn.b_{name.upper()}"] = bias.view(-1, self.d_head)
         weights["attn.W_O"] = self.heads_of_o().permute(1, 2, 0)
-        bias = self.o_bias
-        return weights if bias is None else {**weights, "attn.b_O": bias}
+        if isinstance(self.o_bias, Tensor):
+            weights["attn.b_O"] = self.o_bias
+        return weights

@@ -16,19 +16,19 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from mi_core.protocols import Batch, Tap
 from mi_decoder.memory import per_head, prefix_lengths
 
-__all__ = ["explicit", "fused", "open_edges"]
+__all__ = ["causal_is_enough", "explicit", "fused", "masked", "open_edges"]
 
 
-def open_edges(
-    batch: Batch, width: int, tap: Tap, *, causal_kernel: bool
-) -> Bool[Tensor, "_ _ query_pos key_pos"] | None:
-    """Which keys each query may see; None where the fused kernel's own causal mask (or no mask) says the same."""
+def causal_is_enough(batch: Batch, width: int) -> bool:
+    """Whether the fused kernel needs no mask: a square causal pattern, or one last query that sees every key."""
     queries = batch.positions.shape[1]
-    cut = tap.cut_edges()
-    if cut is None and causal_kernel and (queries == width or (queries == 1 and uniform(batch, width))):
-        return None
-    # one mask for all layers
-    edges: Tensor = batch.once(("mi_decoder.causal", width), lambda: causal(batch, queries, width))
+    return queries == width or (queries == 1 and min(prefix_lengths(batch)) + 1 == width)
+
+
+def open_edges(batch: Batch, width: int, cut: Bool[Tensor, "_ _ _ _"] | None) -> Bool[Tensor, "_ _ query_pos key_pos"]:
+    """Which keys each query may see: none behind it, none whose edge is cut."""
+    # one causal mask for all layers
+    edges: Tensor = batch.once(("mi_decoder.causal", width, batch.start.device), lambda: causal(batch, width))
     if cut is None:
         return edges
     if 1 < cut.shape[-1] != width:
@@ -36,15 +36,10 @@ def open_edges(
     return edges & ~cut
 
 
-def uniform(batch: Batch, width: int) -> bool:
-    """Whether all rows fill the whole width."""
-    return min(prefix_lengths(batch)) + batch.positions.shape[1] == width
-
-
-def causal(batch: Batch, queries: int, width: int) -> Bool[Tensor, "_ 1 query_pos key_pos"]:
+def causal(batch: Batch, width: int) -> Bool[Tensor, "_ 1 query_pos key_pos"]:
     """Column c of a row is position ``start + c`` of that row and sees what lies at or before it."""
-    columns = torch.arange(queries, device=batch.start.device)
-    own = columns[None] if queries == width else batch.start[:, None] + columns
+    columns = torch.arange(batch.positions.shape[1], device=batch.start.device)
+    own = columns[None] if len(columns) == width else batch.start[:, None] + columns
     return torch.arange(width, device=own.device) <= own[:, None, :, None]
 
 
@@ -52,31 +47,36 @@ def fused(
     q: Float[Tensor, "batch head query_pos d_head"],
     k: Float[Tensor, "batch _ key_pos d_head"],
     v: Float[Tensor, "batch _ key_pos d_value"],
-    edges: Bool[Tensor, "_ _ query_pos key_pos"] | None,
     scale: float,
-    tap: Tap,
 ) -> Float[Tensor, "batch head query_pos d_value"]:
-    """The mixed values, without scores or patterns."""
-    n_heads = q.shape[1]
-    if edges is None:
-        grouped = k.shape[1] != n_heads
-        return scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, scale=scale, enable_gqa=grouped)
+    """The mixed values where the causal pattern is all there is."""
+    grouped = k.shape[1] != q.shape[1]
+    return scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1, scale=scale, enable_gqa=grouped)
+
+
+def masked(
+    q: Float[Tensor, "batch head query_pos d_head"],
+    k: Float[Tensor, "batch _ key_pos d_head"],
+    v: Float[Tensor, "batch _ key_pos d_value"],
+    scale: float,
+    edges: Bool[Tensor, "_ _ query_pos key_pos"],
+) -> Float[Tensor, "batch head query_pos d_value"]:
+    """The mixed values over the open edges, still in one kernel."""
     if q.is_cuda:  # with a mask, CUDA's fast kernels take no groups
-        k, v = per_head(k, n_heads), per_head(v, n_heads)
-    blocked = None
-    if tap.cut_edges() is not None:
-        blocked = ~edges.any(-1, keepdim=True)
-        edges = edges | blocked  # kernels differ on a row without keys: give it keys, then take its output away
-    z = scaled_dot_product_attention(q, k, v, attn_mask=edges, scale=scale, enable_gqa=k.shape[1] != n_heads)
-    return z if blocked is None else z.masked_fill(blocked, 0.0)
+        k, v = per_head(k, q.shape[1]), per_head(v, q.shape[1])
+    # kernels differ on a query without keys: it gets all keys here, and its output is taken away
+    blocked = ~edges.any(-1, keepdim=True)
+    grouped = k.shape[1] != q.shape[1]
+    z = scaled_dot_product_attention(q, k, v, attn_mask=edges | blocked, scale=scale, enable_gqa=grouped)
+    return z.masked_fill(blocked, 0.0)
 
 
 def explicit(
     q: Float[Tensor, "batch head query_pos d_head"],
     k: Float[Tensor, "batch _ key_pos d_head"],
     v: Float[Tensor, "batch _ key_pos d_value"],
-    edges: Bool[Tensor, "_ _ query_pos key_pos"],
     scale: float,
+    edges: Bool[Tensor, "_ _ query_pos key_pos"],
     tap: Tap,
 ) -> Float[Tensor, "batch head query_pos d_value"]:
     """The mixed values, with scores and pattern offered on the way.
@@ -84,15 +84,14 @@ def explicit(
     Source: transformers 5.24, modeling_llama.py, eager_attention_forward: scores in the model's dtype, softmax in
     float32, pattern in the model's dtype.
     """
-    n_heads = q.shape[1]
-    k, v = per_head(k, n_heads), per_head(v, n_heads)
+    k, v = per_head(k, q.shape[1]), per_head(v, q.shape[1])
     scores = torch.matmul(q, k.transpose(2, 3)).mul_(scale).masked_fill_(~edges, -math.inf)
     scores = tap("attn.hook_attn_scores", scores)
     wide = torch.promote_types(scores.dtype, torch.float32)
     if tap.cut_edges() is None and not tap.edits("attn.hook_attn_scores"):
-        pattern = torch.softmax(scores, -1, dtype=wide)
+        pattern = torch.softmax(scores, -1, dtype=wide)  # every query sees itself
     else:
-        # a softmax over nothing but -inf is NaN, its gradient too
+        # a softmax over nothing but -inf is NaN, and so is its gradient
         blocked = scores.isneginf().all(-1, keepdim=True)
         pattern = torch.softmax(scores.masked_fill(blocked, 0.0), -1, dtype=wide).masked_fill(blocked, 0.0)
     return torch.matmul(tap("attn.hook_pattern", pattern.to(v.dtype)), v)

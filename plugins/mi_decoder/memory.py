@@ -62,7 +62,7 @@ class KeyValues:
     def extend(
         self,
         batch: Batch,
-        keys: Float[Tensor, "batch head pos d_head"],
+        keys: Float[Tensor, "batch _ pos d_head"],
         values: Float[Tensor, "batch head pos d_value"],
     ) -> tuple[Float[Tensor, "batch head key_pos d_head"], Float[Tensor, "batch head key_pos d_value"]]:
         """The prefix's keys and values, and the new ones right behind each row's own prefix."""

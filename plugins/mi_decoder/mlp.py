@@ -56,11 +56,9 @@ class GatedMLPModule(nn.Module):
         pre = tap("mlp.hook_pre", linear(x, own["gate_weight"], own["gate_bias"]))
         pre_linear = tap("mlp.hook_pre_linear", linear(x, own["in_weight"], own["in_bias"]))
         gate = self.activation(pre)
-        if gate is pre or torch.is_grad_enabled():
-            post = gate * pre_linear
-        else:  # the activation's own fresh tensor: nobody else holds it
-            post = gate.mul_(pre_linear)
-        post = tap("mlp.hook_post", post)
+        # a tensor that the activation has made is nobody else's, and may be reused unless gradients need it
+        fresh = gate is not pre and not torch.is_grad_enabled()
+        post = tap("mlp.hook_post", gate.mul_(pre_linear) if fresh else gate * pre_linear)
         return tap("mlp.hook_out", linear(post, own["out_weight"], own["out_bias"]))
 
     def sites(self) -> Sequence[Site]:

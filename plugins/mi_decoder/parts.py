@@ -65,34 +65,42 @@ class LayerModule(Part, Protocol):
 
     residual: Residual
 
-    def __call__(
-        self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None
-    ) -> tuple[Stream, Memory | None]: ...
+    def __call__(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
+        """The stream behind the layer, and what it remembers."""
+        ...
 
 
 @runtime_checkable
 class Norm(Protocol):
     """Describes a norm; ``name`` is its slot (``"ln1"``), which its sites carry."""
 
-    def build(self, d_model: int, name: str) -> nn.Module: ...
+    def build(self, d_model: int, name: str) -> nn.Module:
+        """A `NormModule` with empty parameters."""
+        ...
 
 
 @runtime_checkable
 class Mixer(Protocol):
     """Describes a mixer."""
 
-    def build(self, d_model: int) -> nn.Module: ...
+    def build(self, d_model: int) -> nn.Module:
+        """A `MixerModule` with empty parameters."""
+        ...
 
 
 @runtime_checkable
 class Channel(Protocol):
     """Describes a channel part."""
 
-    def build(self, d_model: int) -> nn.Module: ...
+    def build(self, d_model: int) -> nn.Module:
+        """A `ChannelModule` with empty parameters."""
+        ...
 
 
 @runtime_checkable
 class LayerLike(Protocol):
     """Describes a layer."""
 
-    def build(self, d_model: int) -> nn.Module: ...
+    def build(self, d_model: int) -> nn.Module:
+        """A `LayerModule` with empty parameters."""
+        ...

@@ -16,12 +16,13 @@ POSITIVE = 1e-9
 
 
 def rotary(
-    config: Config, d_head: int, *, theta: float = 10000.0, partial: bool = False, interleaved: bool = False
+    config: Config, d_head: int, n_ctx: int, *, theta: float = 10000.0, partial: bool = False, interleaved: bool = False
 ) -> Rotary:
     """Which rotary positions does a config ask for?
 
     ``rope_parameters`` (transformers 5) and ``rope_theta`` with ``rope_scaling`` (transformers 4) are both read.
-    ``theta`` is the family's default; ``partial`` says whether the family can turn a part of each head only.
+    ``n_ctx`` is ``max_position_embeddings``; ``theta`` is the family's default; ``partial`` says whether the family can
+    turn a part of each head only.
 
     Raises:
         BadConfig: an unknown scaling, a missing or impossible number, or two spellings that contradict each other.
@@ -39,7 +40,7 @@ def rotary(
     if n_dims % 2 or n_dims < (4 if kind == "dynamic" else 2):
         raise refused(config, f"{n_dims!r} of {d_head!r} dims of a head turn in pairs: make 'head_dim' even")
     base = rope.number("rope_theta", default=outer_theta, at_least=1.01)
-    return Rotary(n_dims, base, scaling(kind, config, rope, n_dims), interleaved)
+    return Rotary(n_dims, base, scaling(kind, config, rope, n_ctx, n_dims), interleaved)
 
 
 def rope_values(config: Config) -> Config:
@@ -54,11 +55,12 @@ def rope_values(config: Config) -> Config:
     return old or new
 
 
-def scaling(kind: str, config: Config, rope: Config, n_dims: int) -> Scaling:
+def scaling(kind: str, config: Config, rope: Config, n_ctx: int, n_dims: int) -> Scaling:
     """The scaling called ``kind``."""
-    n_ctx = config.size("max_position_embeddings")
-    own = rope.size("original_max_position_embeddings", default=n_ctx) if kind in ("yarn", "longrope", "llama3") else n_ctx
-    original = config.size("original_max_position_embeddings", default=own)
+    original = config.size("original_max_position_embeddings", default=n_ctx)
+    if kind in ("yarn", "longrope", "llama3"):  # the outer number wins
+        inner = rope.size("original_max_position_embeddings", default=n_ctx)
+        original = config.size("original_max_position_embeddings", default=inner)
     if kind == "default":
         return Unscaled()
     if kind == "yarn":

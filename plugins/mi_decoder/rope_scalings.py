@@ -1,7 +1,6 @@
 """How rotary frequencies depend on a longer context: the scalings that checkpoints use.
 
-Each is a value with three answers: the inverse frequencies for given row lengths, the factor on cosine and sine, and
-the regime that a row's length puts it in (``None`` where the length does not matter).
+Each is a value that fits `mi_decoder.rotary.Scaling`.
 
 Source for all formulas: transformers 5.24, modeling_rope_utils.py, whose order of operations is kept.
 """
@@ -42,7 +41,7 @@ class Unscaled:
         """Radians per position for each pair of dimensions."""
         return inverse_frequencies(theta, n_dims, total.device)
 
-    def regime(self, total: Int[Tensor, "batch"]) -> Shaped[Tensor, "batch"] | None:
+    def regime(self, total: Int[Tensor, "batch"]) -> Shaped[Tensor, "batch"] | None:  # noqa: ARG002  # others use it
         """The length does not matter."""
         return None
 
@@ -87,7 +86,7 @@ class Dynamic(Unscaled):
         """The length, once it exceeds the original context."""
         return total.clamp(min=self.original)
 
-    def reach(self, n_ctx: int) -> int | None:
+    def reach(self, n_ctx: int) -> int | None:  # noqa: ARG002  # the others use it
         """It scales with any length."""
         return None
 

@@ -20,13 +20,21 @@ class Scaling(Protocol):
     """How frequencies change for long contexts; see `mi_decoder.rope_scalings`."""
 
     @property
-    def attention_factor(self) -> float: ...
+    def attention_factor(self) -> float:
+        """What cosine and sine are multiplied by."""
+        ...
 
-    def frequencies(self, theta: float, n_dims: int, total: Int[Tensor, "batch"]) -> Float[Tensor, "*batch pair"]: ...
+    def frequencies(self, theta: float, n_dims: int, total: Int[Tensor, "batch"]) -> Float[Tensor, "*batch pair"]:
+        """Radians per position for each pair of dimensions; one row for each row if its length matters."""
+        ...
 
-    def regime(self, total: Int[Tensor, "batch"]) -> Shaped[Tensor, "batch"] | None: ...
+    def regime(self, total: Int[Tensor, "batch"]) -> Shaped[Tensor, "batch"] | None:
+        """What the rows' lengths amount to: rows of one regime are turned alike. None if lengths do not matter."""
+        ...
 
-    def reach(self, n_ctx: int) -> int | None: ...
+    def reach(self, n_ctx: int) -> int | None:
+        """Positions that the model can use, where ``n_ctx`` is its ``max_position_embeddings``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Rotary:
         n_dims = self.n_dims
         turning = x if x.shape[-1] == n_dims else x[..., :n_dims]
         if self.interleaved:
-            partner = turning.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+            partner = turning.view(*turning.shape[:-1], n_dims // 2, 2).flip(-1).flatten(-2)
         else:
             partner = turning.roll(n_dims // 2, -1)
         # in place on tensors that are fresh here; the products are rounded one by one, as in the reference

@@ -18,7 +18,11 @@ from mi_decoder.activations import ACTIVATIONS
 from mi_decoder.rope_config import rotary
 from mi_decoder.translation import blueprint
 
-INERT = {"pretraining_tp": "splits matrix products into parts and sums them; transformers 5 no longer reads it"}
+INERT = {
+    "is_llama_config": "a note of the tool that wrote the file",
+    "max_sequence_length": "an older spelling that the reference does not read",
+    "rope_interleaved": "a note about the training code; the file is in the reference's order",
+}
 
 
 @hookimpl
@@ -28,12 +32,13 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     n_kv_heads = config.size("num_key_value_heads", default=n_heads)
     if d_model % n_heads or n_heads % n_kv_heads:
         raise BadConfig(
-            f"{config.where}: {n_heads!r} 'num_attention_heads' must divide 'hidden_size', which is {d_model!r}, and be "
-            f"a multiple of 'num_key_value_heads', which is {n_kv_heads!r}.",
+            f"{config.where}: 'num_attention_heads' is {n_heads!r}; it must divide 'hidden_size', which is {d_model!r}, "
+            f"and be a multiple of 'num_key_value_heads', which is {n_kv_heads!r}.",
             path=config.where,
         )
     d_head = config.size("head_dim", default=d_model // n_heads)
-    positions = rotary(config, d_head)
+    n_ctx = config.size("max_position_embeddings", default=2048)
+    positions = rotary(config, d_head, n_ctx)
     bias = config.flag("attention_bias", default=False)
     norm = RMSNorm(config.number("rms_norm_eps", default=1e-6, at_least=0.0))
     layer = Layer(
@@ -51,7 +56,7 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
         d_model=d_model,
         layers=(layer,) * config.size("num_hidden_layers"),
         ln_final=norm,
-        n_ctx=positions.scaling.reach(config.size("max_position_embeddings")),
+        n_ctx=positions.scaling.reach(n_ctx),
     )
     return blueprint(model, tensors, tied=config.flag("tie_word_embeddings", default=False), inert=INERT)
 
