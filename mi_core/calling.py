@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -16,6 +17,7 @@ from mi_core.layout import POSITION_DIMS, Layout
 from mi_core.loop import Outcome, Taps, forward
 from mi_core.memory import ModelMemory
 from mi_core.protocols import Backend, Tap
+from mi_core.selection import Selection
 from mi_core.taps import BoundTap, PointActions, Record
 
 __all__ = ["Called", "call", "call_in_chunks", "row_chunks"]
@@ -45,7 +47,7 @@ def taps_for(
         for step in binding.steps.get(name, ()):
             if isinstance(step, BoundEdit):
                 scene = step.scene(layout, rows, whole)
-                acts.steps.append(lambda value, step=step, scene=scene: step.intervention.edit(value, scene))
+                acts.steps.append(partial(step.intervention.edit, scene=scene))
             else:
                 acts.steps.append(by_insert[id(step)].step(name))
         if name in binding.after:
@@ -139,11 +141,11 @@ def call(
     made = None
     if record is not None:
         made = ModelMemory(outcome.memory, layout.start + layout.length, binding.points.model)
-    check_fired(binding, kept, last_layer)
+    check_fired(binding, kept)
     return Called(outcome.logits, kept, made)
 
 
-def check_fired(binding: Binding, record: Record, last_layer: int | None) -> None:
+def check_fired(binding: Binding, record: Record) -> None:
     """Refuse a run in which something that was asked did not happen."""
     silent = [name for name in binding.asked if name not in record.fired]
     if silent:
@@ -197,23 +199,20 @@ def call_in_chunks(
     record = Record(fired=set.union(*(part.record.fired for part in parts)))
     for name, bound in binding.after.items():
         pieces = [part.record.after[name] for part in parts]
-        record.after[name] = joined(pieces, chunks, bound.selection, binding.layout)
+        record.after[name] = joined(pieces, chunks, bound.selection)
         if grad:
             record.path[name] = record.after[name]
     for name, bound in binding.before.items():
         pieces = [part.record.before[name] for part in parts]
-        record.before[name] = joined(pieces, chunks, bound.selection, binding.layout)
+        record.before[name] = joined(pieces, chunks, bound.selection)
     out = None
     if parts[0].logits is not None:
         out = in_order([part.logits for part in parts if part.logits is not None], chunks, {1})
     return Called(out, record, None, len(chunks))
 
 
-def joined(pieces: Sequence[Tensor], chunks: Sequence[Tensor], selection: object, layout: Layout) -> Tensor:
+def joined(pieces: Sequence[Tensor], chunks: Sequence[Tensor], selection: Selection) -> Tensor:
     """Captures of chunks as one capture of all rows."""
-    from mi_core.selection import Selection
-
-    assert isinstance(selection, Selection)
     dims = [dim for dim in selection.dims if dim not in selection.choices or not selection.choices[dim].drop]
     widen = {axis for axis, dim in enumerate(dims) if dim in POSITION_DIMS}
     if "batch" not in selection.choices:

@@ -39,8 +39,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         lines = [f"KL(base || this) after the last token: {[round(v, 4) for v in self.kl_last().tolist()]} nats"]
-        for row in self.changes:
-            lines.append(", ".join(f"{c.token!r} {c.before:.1%} -> {c.after:.1%}" for c in row))
+        lines += [", ".join(f"{c.token!r} {c.before:.1%} -> {c.after:.1%}" for c in row) for row in self.changes]
         return "\n".join(lines)
 
     def kl_last(self) -> Float[Tensor, "batch"]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
 from mi_core.errors import SelectorError, ValueMismatch
 from mi_core.noise import normal_like, picked_rows
@@ -256,7 +255,7 @@ class Resample(Intervention):
         self.apply(x, scene)
 
     def apply(self, x: Tensor, scene: Scene) -> Tensor:
-        taken = self.source.take(scene.point, scene.selectors).to(x)
+        taken: Tensor = self.source.take(scene.point, scene.selectors).to(x)
         chosen = picked_rows(self.seed, scene.selected_rows(), taken.shape[0])
         new = taken[chosen.to(taken.device)]
         if new.shape != x.shape:

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mi_core.errors import ContextOverflow
-from mi_core.protocols import Batch, ModelShape
 from mi_core.prompts import Prompts
+from mi_core.protocols import Batch, ModelShape
 
 __all__ = ["POSITION_DIMS", "Layout"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mi_core.binding import Binding, BoundCapture, bind
 from mi_core.calling import Called, call, call_in_chunks
-from mi_core.errors import InputError, MemoryMismatch, SpecError
+from mi_core.errors import InputError, SpecError
 from mi_core.fingerprint import version_of
 from mi_core.layout import Layout
 from mi_core.memory import ModelMemory
@@ -157,7 +157,7 @@ class Model:
             return HookSpec()
         if not isinstance(spec, HookSpec):
             raise SpecError(
-                f"{spec!r} is no spec: build one with mi.capture(...), mi.intervene(points, intervention), or their sum.",
+                f"{spec!r} is no spec: build one with mi.capture(...), mi.intervene(...), or their sum.",
                 spec=spec,
             )
         return spec
@@ -329,7 +329,7 @@ def kernel(binding: Binding, layer: int) -> str:
         for name in (*binding.steps, *binding.after, *binding.before)
         if name.startswith(prefix)
         and binding.points.by_name[name].site.replaces_kernel
-        and (name in binding.steps or "hook_scale" not in name and "hook_normalized" not in name)
+        and (name in binding.steps or ("hook_scale" not in name and "hook_normalized" not in name))
     ]
     if looked_at:
         return f"explicit ({', '.join(dict.fromkeys(looked_at))})"

@@ -36,7 +36,7 @@ class Batch:
     keep: Int[Tensor, "batch kept"] | None = None
     """The only columns whose output anybody needs; a block may ignore it (the core then slices)."""
     record: Int[Tensor, "batch cuts"] | str | None = None
-    """Prefix lengths at which the returned memory must be cuttable: ``None`` (return no memory), ``"end"``, ``"all"``."""
+    """Prefix lengths at which the returned memory must be cuttable; ``"end"``, ``"all"``; None: return no memory."""
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Values that blocks compute once for each call and share, such as rotary tables. Empty in every new batch."""
 

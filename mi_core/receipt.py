@@ -66,7 +66,7 @@ class Receipt:
             f"tokens   {', '.join(map(str, self.tokens))}" + (f", BOS {self.bos[0]!r}" if self.bos[0] else ""),
             f"layers   {span(self.layers)}"
             + ("" if self.stopped_after is None else f", stopped after layer {self.stopped_after}"),
-            f"kernels  {'fused everywhere' if not explicit else explicit}",
+            f"kernels  {explicit or 'fused everywhere'}",
             *(f"asked    {name} -> {len(points)} point(s)" for name, points in self.asked.items()),
             f"fired    {len(self.fired)} point(s)",
             *(f"note     {note}" for note in self.notes),

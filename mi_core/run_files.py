@@ -84,8 +84,8 @@ def load_run(path: Path) -> Run:
         raise LoadError(f"{str(path)!r} is no saved run: its format is not {FORMAT!r}.", path=path)
     rows = tuple(RowText.from_json(row) for row in data["rows"])
     mask = tensors.get("inside.mask")
-    inside = (tensors[f"inside.{name}"] for name in ("ids", "length", "positions", "start"))
-    layout = Layout(*inside, mask)
+    inside = {name: tensors[f"inside.{name}"] for name in ("ids", "length", "positions", "start")}
+    layout = Layout(**inside, mask=mask)
     points = Points((), ModelShape(**data["shape"], n_ctx=None), data["model"])
     kept: dict[str, dict[str, Captured]] = {"after": {}, "before": {}}
     for kind, held in kept.items():

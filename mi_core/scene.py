@@ -51,6 +51,7 @@ class Scene:
 
     @property
     def dims(self) -> tuple[str, ...]:
+        """The site's dims."""
         return self.point.site.dims
 
     def selected_rows(self) -> Tensor:
@@ -106,9 +107,8 @@ class Scene:
         if isinstance(value, Recorded):
             value = self._recorded(value)
         elif not isinstance(value, Tensor):
-            value = self._from_run(value, x)
-            return value.to(dtype=x.dtype, device=x.device)
-        moved = value.to(dtype=x.dtype, device=x.device)
+            return self._from_run(value, x).to(dtype=x.dtype, device=x.device)
+        moved: Tensor = value.to(dtype=x.dtype, device=x.device)
         return moved if value.ndim == 0 else self._fit_tensor(moved, x, dims, what)
 
     def _recorded(self, value: Recorded) -> Tensor:

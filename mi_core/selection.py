@@ -38,9 +38,11 @@ class Choice:
 
     @property
     def per_row(self) -> bool:
+        """Whether rows have their own entries."""
         return self.index.ndim == 2
 
     def rows(self, index: Tensor) -> Choice:
+        """The same choice for some of the rows."""
         if not self.per_row:
             return self
         present = None if self.present is None else self.present[index]
@@ -125,7 +127,7 @@ class Selection:
             return new
         index, present = self._grid(value.shape, value.device)
         if present is not None:
-            lead = torch.broadcast_shapes(present.shape, *(part.shape for part in index))
+            lead = torch.Size(max(sizes) for sizes in zip(present.shape, *(part.shape for part in index), strict=True))
             keep = present.expand(lead)
             index = [part.expand(lead)[keep] for part in index]
             new = new.expand(*lead, *new.shape[len(lead) :])[keep]

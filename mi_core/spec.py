@@ -35,7 +35,9 @@ class InsertModule(Protocol):
     writes: Sequence[str]
     sites: Sequence[Site]
 
-    def __call__(self, values: Mapping[str, Tensor], tap: Tap) -> Mapping[str, Tensor]: ...
+    def __call__(self, values: Mapping[str, Tensor], tap: Tap) -> Mapping[str, Tensor]:
+        """A value for each point that it writes."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

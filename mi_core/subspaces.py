@@ -30,11 +30,12 @@ def orthonormal(basis: Tensor, x: Tensor, where: str) -> Float[Tensor, "k d"]:
             point=where,
             shape=tuple(basis.shape),
         )
-    lengths = rows.norm(dim=-1, keepdim=True)
+    lengths: Tensor = rows.norm(dim=-1, keepdim=True)
     if not bool((lengths > 0).all()) or not bool(torch.isfinite(lengths).all()):
         raise ValueMismatch(f"a direction at {where!r} is zero or not finite.", point=where)
     if len(rows) == 1:
         return rows / lengths
+    q: Tensor
     q, r = torch.linalg.qr((rows / lengths).mT)
     if len(rows) > x.shape[-1] or bool((r.diagonal().abs() < 1e-5).any()):
         raise ValueMismatch(
