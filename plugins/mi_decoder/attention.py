@@ -104,13 +104,13 @@ class AttentionModule(nn.Module):
         regime = None if self.positions is None else self.positions.scaling.regime(batch.total)
         if memory is not None:
             k, v = self.recall(memory, regime).extend(batch, k, v)
-        width, cut = k.shape[2], tap.cut_edges()
+        continued, cut = memory is not None, tap.cut_edges()
         if tap.wants("attn.hook_attn_scores", "attn.hook_pattern"):
-            z = explicit(q, k, v, self.scale, open_edges(batch, width, cut), tap)
-        elif cut is None and causal_is_enough(batch, width):
+            z = explicit(q, k, v, self.scale, open_edges(batch, continued, cut), tap)
+        elif cut is None and causal_is_enough(batch, continued):
             z = fused(q, k, v, self.scale)
         else:
-            z = masked(q, k, v, self.scale, open_edges(batch, width, cut))
+            z = masked(q, k, v, self.scale, open_edges(batch, continued, cut))
         remembered = None if batch.record is None else KeyValues(k, v, batch.start + batch.length, regime)
         return z, remembered
 

@@ -11,36 +11,39 @@ import math
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from mi_core.protocols import Batch, Tap
-from mi_decoder.memory import per_head, prefix_lengths
+from mi_decoder.memory import extents, per_head
 
 __all__ = ["causal_is_enough", "explicit", "fused", "masked", "open_edges"]
 
 
-def causal_is_enough(batch: Batch, width: int) -> bool:
+def causal_is_enough(batch: Batch, continued: bool) -> bool:
     """Whether the fused kernel needs no mask: a square causal pattern, or one last query that sees every key."""
-    queries = batch.positions.shape[1]
-    return queries == width or (queries == 1 and min(prefix_lengths(batch)) + 1 == width)
+    if not continued:
+        return True
+    starts, _ = extents(batch)
+    return batch.positions.shape[1] == 1 and min(starts) == max(starts)
 
 
-def open_edges(batch: Batch, width: int, cut: Bool[Tensor, "_ _ _ _"] | None) -> Bool[Tensor, "_ _ query_pos key_pos"]:
+def open_edges(
+    batch: Batch, continued: bool, cut: Bool[Tensor, "_ _ _ _"] | None
+) -> Bool[Tensor, "_ _ query_pos key_pos"]:
     """Which keys each query may see: none behind it, none whose edge is cut."""
     # one causal mask for all layers
-    edges: Tensor = batch.once(("mi_decoder.causal", width, batch.start.device), lambda: causal(batch, width))
-    if cut is None:
-        return edges
-    if 1 < cut.shape[-1] != width:
-        cut = pad(cut, (0, width - cut.shape[-1]))
-    return edges & ~cut
+    edges: Tensor = batch.once(("mi_decoder.causal", batch.start.device), lambda: causal(batch, continued))
+    return edges if cut is None else edges & ~cut
 
 
-def causal(batch: Batch, width: int) -> Bool[Tensor, "_ 1 query_pos key_pos"]:
+def causal(batch: Batch, continued: bool) -> Bool[Tensor, "_ 1 query_pos key_pos"]:
     """Column c of a row is position ``start + c`` of that row and sees what lies at or before it."""
     columns = torch.arange(batch.positions.shape[1], device=batch.start.device)
-    own = columns[None] if len(columns) == width else batch.start[:, None] + columns
-    return torch.arange(width, device=own.device) <= own[:, None, :, None]
+    if not continued:
+        return (columns <= columns[:, None])[None, None]
+    _, ends = extents(batch)
+    own = batch.start[:, None] + columns
+    return torch.arange(max(ends), device=own.device) <= own[:, None, :, None]
 
 
 def fused(

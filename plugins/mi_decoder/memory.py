@@ -63,38 +63,46 @@ class KeyValues:
         self,
         batch: Batch,
         keys: Float[Tensor, "batch _ pos d_head"],
-        values: Float[Tensor, "batch head pos d_value"],
-    ) -> tuple[Float[Tensor, "batch head key_pos d_head"], Float[Tensor, "batch head key_pos d_value"]]:
-        """The prefix's keys and values, and the new ones right behind each row's own prefix."""
-        starts = prefix_lengths(batch)
+        values: Float[Tensor, "batch _ pos d_value"],
+    ) -> tuple[Float[Tensor, "batch _ key_pos d_head"], Float[Tensor, "batch _ key_pos d_value"]]:
+        """The prefix's keys and values, and the new ones right behind each row's own prefix.
+
+        As many keys as the longest row has positions.
+
+        Raises:
+            MemoryMismatch: other rows than those of the memory, or a row that goes on behind what it has seen.
+        """
+        starts, _ = extents(batch)
         if len(starts) != len(self.keys) or bool((batch.start > self.length).any()):
             raise MemoryMismatch(
                 f"the memory covers {self.length.tolist()!r} positions of its rows, the call goes on from {starts!r}: "
                 "give each row the memory of its own prefix",
                 length=self.length,
             )
-        return append(self.keys, keys, starts, batch), append(self.values, values, starts, batch)
+        return append(self.keys, keys, batch), append(self.values, values, batch)
 
 
-def prefix_lengths(batch: Batch) -> list[int]:
-    """Each row's prefix length as numbers; read from the device once for each call."""
-    starts: list[int] = batch.once("mi_decoder.prefix_lengths", batch.start.tolist)
-    return starts
+def extents(batch: Batch) -> tuple[list[int], list[int]]:
+    """Where each row starts and ends, as numbers; read from the device once for each call."""
+    found: tuple[list[int], list[int]] = batch.once(
+        "mi_decoder.extents", lambda: (batch.start.tolist(), (batch.start + batch.length).tolist())
+    )
+    return found
 
 
 def append(
-    old: Float[Tensor, "batch _ _ d_head"], new: Float[Tensor, "batch _ pos d_head"], starts: list[int], batch: Batch
-) -> Float[Tensor, "batch _ _ d_head"]:
-    """``old`` up to each row's start, then ``new``."""
+    old: Float[Tensor, "batch _ _ d_head"], new: Float[Tensor, "batch _ pos d_head"], batch: Batch
+) -> Float[Tensor, "batch _ key_pos d_head"]:
+    """``old`` up to each row's start, then ``new``; what no row needs is cut off at the end."""
+    starts, ends = extents(batch)
     n_heads = max(old.shape[1], new.shape[1])
     old, new = per_head(old, n_heads), per_head(new, n_heads)
-    longest = max(starts)
-    old = old[:, :, :longest]
-    if min(starts) == longest:
-        return torch.cat((old, new), 2)
-    columns = batch.start[:, None] + torch.arange(new.shape[2], device=new.device)
-    index = columns[:, None, :, None].expand_as(new)
-    return torch.cat((old, torch.zeros_like(new)), 2).scatter(2, index, new)
+    old = old[:, :, : max(starts)]
+    joined = torch.cat((old, new), 2)
+    if min(starts) != max(starts):
+        columns = batch.start[:, None] + torch.arange(new.shape[2], device=new.device)
+        joined = joined.scatter(2, columns[:, None, :, None].expand_as(new), new)
+    return joined[:, :, : max(ends)]
 
 
 def per_head(x: Float[Tensor, "batch _ pos d_head"], n_heads: int) -> Float[Tensor, "batch _ pos d_head"]:

@@ -41,7 +41,7 @@ class Unscaled:
         """Radians per position for each pair of dimensions."""
         return inverse_frequencies(theta, n_dims, total.device)
 
-    def regime(self, total: Int[Tensor, "batch"]) -> Shaped[Tensor, "batch"] | None:  # noqa: ARG002  # others use it
+    def regime(self, total: Int[Tensor, "batch"]) -> Shaped[Tensor, "batch"] | None:  # others use it
         """The length does not matter."""
         return None
 
@@ -86,7 +86,7 @@ class Dynamic(Unscaled):
         """The length, once it exceeds the original context."""
         return total.clamp(min=self.original)
 
-    def reach(self, n_ctx: int) -> int | None:  # noqa: ARG002  # the others use it
+    def reach(self, n_ctx: int) -> int | None:  # the others use it
         """It scales with any length."""
         return None
 

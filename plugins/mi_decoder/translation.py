@@ -8,10 +8,12 @@ from collections.abc import Callable, Collection, Mapping
 from torch import Generator, Tensor, nn
 
 from mi_core.blueprint import Blueprint, Weight
+from mi_core.config import Config
+from mi_core.errors import BadConfig
 from mi_core.protocols import Backend
 from mi_decoder.decoder import Decoder
 
-__all__ = ["LLAMA_NAMES", "Source", "blueprint", "initialise"]
+__all__ = ["LLAMA_NAMES", "Source", "blueprint", "heads", "initialise"]
 
 Source = str | tuple[str, Callable[[Tensor], Tensor]]
 """A checkpoint module by name, or its name and the view of its tensors that is meant (a part of a fused matrix)."""
@@ -33,6 +35,25 @@ LLAMA_NAMES: Mapping[str, Source] = {
 """Our modules -> the checkpoint's, in the spelling that most families share. Source: transformers 5.24, llama."""
 
 COMPUTED = {"*rotary_emb.inv_freq": "rotary frequencies are computed from the config"}
+
+
+def heads(config: Config) -> tuple[int, int, int]:
+    """How many query heads, how many key heads, and of which width?
+
+    Raises:
+        BadConfig: the numbers do not divide.
+
+    Source: transformers 5.24, LlamaConfig.validate_architecture.
+    """
+    d_model, n_heads = config.size("hidden_size"), config.size("num_attention_heads")
+    n_kv_heads = config.size("num_key_value_heads", default=n_heads)
+    if d_model % n_heads or n_heads % n_kv_heads:
+        raise BadConfig(
+            f"{config.where}: 'num_attention_heads' is {n_heads!r}: it must divide 'hidden_size' ({d_model!r}) and "
+            f"be a multiple of 'num_key_value_heads' ({n_kv_heads!r}).",
+            path=config.where,
+        )
+    return n_heads, n_kv_heads, config.size("head_dim", default=d_model // n_heads)
 
 
 def blueprint(

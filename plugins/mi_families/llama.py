@@ -11,12 +11,11 @@ from typing import Any
 
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
-from mi_core.errors import BadConfig
 from mi_core.hookspecs import hookimpl
 from mi_decoder import Attention, Decoder, GatedMLP, Layer, RMSNorm
 from mi_decoder.activations import ACTIVATIONS
 from mi_decoder.rope_config import rotary
-from mi_decoder.translation import blueprint
+from mi_decoder.translation import blueprint, heads
 
 INERT = {
     "is_llama_config": "a note of the tool that wrote the file",
@@ -28,15 +27,7 @@ INERT = {
 @hookimpl
 def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     """A decoder of equal layers, as the config describes it."""
-    d_model, n_heads = config.size("hidden_size"), config.size("num_attention_heads")
-    n_kv_heads = config.size("num_key_value_heads", default=n_heads)
-    if d_model % n_heads or n_heads % n_kv_heads:
-        raise BadConfig(
-            f"{config.where}: 'num_attention_heads' is {n_heads!r}; it must divide 'hidden_size', which is {d_model!r}, "
-            f"and be a multiple of 'num_key_value_heads', which is {n_kv_heads!r}.",
-            path=config.where,
-        )
-    d_head = config.size("head_dim", default=d_model // n_heads)
+    n_heads, n_kv_heads, d_head = heads(config)
     n_ctx = config.size("max_position_embeddings", default=2048)
     positions = rotary(config, d_head, n_ctx)
     bias = config.flag("attention_bias", default=False)
@@ -53,7 +44,7 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     )
     model = Decoder(
         d_vocab=config.size("vocab_size"),
-        d_model=d_model,
+        d_model=config.size("hidden_size"),
         layers=(layer,) * config.size("num_hidden_layers"),
         ln_final=norm,
         n_ctx=positions.scaling.reach(n_ctx),
