@@ -37,6 +37,8 @@ class Files:
 
     def names(self) -> tuple[str, ...]:
         """The files that lie directly in the folder, sorted."""
+        if not self.root.is_dir():
+            return ()
         return tuple(sorted(entry.name for entry in self.root.iterdir() if entry.is_file()))
 
     def has(self, name: str) -> bool:
@@ -80,7 +82,13 @@ class Files:
     def _entry(self, name: str) -> Path | Traversable:
         pure = PurePosixPath(name)
         # Judged by the text alone: the files of a Hub snapshot are links that lead out of their folder by design.
-        if not pure.parts or ".." in pure.parts or "\0" in name or pure.is_absolute() or PureWindowsPath(name).drive:
+        if (
+            not pure.parts
+            or ".." in pure.parts
+            or pure.is_absolute()
+            or {"\0", "\\"} & set(name)
+            or PureWindowsPath(name).drive
+        ):
             raise CorruptCheckpoint(
                 f"{self.where}: the file name {name!r} points outside the folder; it is not read.",
                 name=name,

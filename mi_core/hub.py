@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Final
 
 from mi_core.errors import ModelNotFound
@@ -68,8 +69,6 @@ def fetched(repo: str, revision: str | None, token: str | bool | None, patterns:
         folder = snapshot_download(repo, revision=revision, token=token, allow_patterns=patterns)
     except Exception as error:
         raise explained(repo, revision, error) from error
-    from pathlib import Path
-
     commit = Path(folder).name
     return Files(
         Path(folder),

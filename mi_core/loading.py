@@ -30,7 +30,10 @@ __all__ = ["load", "resolve"]
 
 CONFIG: Final = "config.json"
 DTYPES: Final[Mapping[str, torch.dtype]] = {
-    name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
 }
 
 
