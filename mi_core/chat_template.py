@@ -55,7 +55,7 @@ class ChatTemplate:
         foreign = sorted(NOT_FOR_TEMPLATES & variables.keys())
         if foreign:
             raise ChatTemplateError(
-                f"{', '.join(foreign)}: no variable of a chat template; leave it out", names=foreign
+                f"no chat template reads {', '.join(foreign)}; leave it out of the Chat", names=foreign
             )
         source = self._source(variables.pop("chat_template", None), variables.get("tools"))
         given: dict[str, Any] = {"tools": None, "documents": None} | dict(self.special_tokens) | _plain(variables)

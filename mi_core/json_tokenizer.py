@@ -215,13 +215,17 @@ class JsonTokenizer:
     def _chat(self) -> ChatTemplate:
         from mi_core.chat_template import ChatTemplate
 
-        stated = self._settings.get("chat_template")
+        templates = {}
         if self.files.has("chat_template.jinja"):
-            templates = {"default": self.files.path("chat_template.jinja").read_text(encoding="utf-8")}
-        elif isinstance(stated, str):
-            templates = {"default": stated}
-        else:
-            templates = {each["name"]: each["template"] for each in stated or []}
+            templates["default"] = self.files.path("chat_template.jinja").read_text(encoding="utf-8")
+        folder = self.files.root.joinpath("additional_chat_templates")
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            templates[entry.name.removesuffix(".jinja")] = entry.read_text(encoding="utf-8")
+        stated = self._settings.get("chat_template") if not templates else None
+        if isinstance(stated, str):
+            templates["default"] = stated
+        elif stated is not None:
+            templates |= {each["name"]: each["template"] for each in stated}
         return ChatTemplate(templates, self._special, self.files.where)
 
 

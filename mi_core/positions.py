@@ -87,11 +87,10 @@ class _OfText(Position):
     pick: Pick | None = None
 
     def __init__(self, text: str | Sequence[str], nth: int | None = None, pick: Pick | None = None) -> None:
-        kept = text if isinstance(text, str) else tuple(text)
-        texts = (kept,) if isinstance(kept, str) else kept
+        texts = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, Sequence) else ()
         if not texts or not all(isinstance(each, str) and each for each in texts):
             raise SpanError(f"{type(self).__name__} takes a text, or one text for each row, not {text!r}", text=text)
-        object.__setattr__(self, "text", kept)
+        object.__setattr__(self, "text", text if isinstance(text, str) else texts)
         object.__setattr__(self, "nth", nth)
         object.__setattr__(self, "pick", pick)
 
@@ -143,7 +142,7 @@ class _OfText(Position):
             )
         return found[nth]
 
-    def _near(self, row: RowText, number: int) -> str:  # noqa: ARG002
+    def _near(self, row: RowText, number: int) -> str:
         return ""
 
 

@@ -106,11 +106,11 @@ def _encode(text: str | Chat, tokenizer: Tokenizer | Callable[[], Tokenizer | No
     reader = reader_of(tokenizer)
     if isinstance(text, str):
         encoding = reader.encode(text)
-        row = RowText(tuple(encoding.ids), encoding, text, tokenizer=reader)
+        row = RowText(encoding.ids, (text, encoding.offsets), encoding.special, tokenizer=reader)
     elif isinstance(reader, RendersChats):
         rendered = reader.render(text.messages, text.add_generation_prompt, **text.template)
         encoding = reader.encode(rendered, special=False)  # the template writes its own BOS
-        row = RowText(tuple(encoding.ids), encoding, rendered, text, tokenizer=reader)
+        row = RowText(encoding.ids, (rendered, encoding.offsets), encoding.special, text, reader)
     else:
         ids = tuple(reader.chat(text.messages, text.add_generation_prompt, **text.template))
         row = RowText(ids, chat=text, tokenizer=reader)
@@ -162,8 +162,12 @@ def _row(row: Any, number: int) -> list[int]:
         if not _is_int(token):
             raise InputError(f"row {number}, column {column} is {_named(token)}, not a token id. {TAKEN}")
         if not -LARGEST <= operator.index(token) <= LARGEST:
-            raise TokenOutOfRange(f"row {number}, column {column} holds {token}, which is no token id", row=number,
-                                  column=column, id=token)  # fmt: skip
+            raise TokenOutOfRange(
+                f"row {number}, column {column} holds token {token}: no vocabulary is that large",
+                id=token,
+                row=number,
+                column=column,
+            )
     return [operator.index(token) for token in row]
 
 
@@ -173,16 +177,24 @@ def _is_int(value: Any) -> bool:
 
 def _integers(values: Tensor | npt.NDArray[np.generic], what: str) -> Tensor:
     """The array as int64 on the CPU, if it holds integers."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values.detach()
+    tensor = _tensor(values, what)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(f"{what} is a {tensor.dtype} tensor of shape {tuple(tensor.shape)}, not of integers. {TAKEN}")
     return tensor.to("cpu", torch.long)
 
 
+def _tensor(values: Tensor | npt.NDArray[np.generic], what: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach()
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"{what} is an array of {values.dtype}, not of integers. {TAKEN}")
+    return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("=")))  # a copy: theirs may be read-only
+
+
 def _rectangle(values: Any, ids: Tensor, mask: Tensor | None, what: str) -> Tensor:
     """A mask or positions, given as a tensor or as lists (of unequal lengths where the ids were), in the ids' shape."""
     if isinstance(values, np.ndarray):
-        values = torch.from_numpy(np.ascontiguousarray(values))
+        values = _tensor(values, what)
     if not isinstance(values, Tensor):
         if not isinstance(values, list | tuple) or not values:
             raise MaskMismatch(f"{what} is {_named(values)}; give a tensor or lists of shape {tuple(ids.shape)}")

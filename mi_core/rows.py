@@ -9,7 +9,7 @@ from typing import Any
 
 from mi_core.chat import Chat, turn_span
 from mi_core.errors import ChatTemplateError, NoTokenizer, SpanError
-from mi_core.tokenizer import Encoding, RendersChats, Tokenizer, no_tokenizer
+from mi_core.tokenizer import RendersChats, Tokenizer, no_tokenizer
 
 __all__ = ["RowText"]
 
@@ -22,10 +22,10 @@ class RowText:
     """
 
     ids: tuple[int, ...]
-    encoding: Encoding | None = None
-    """Of a row that came as text: the same ids, with offsets."""
-    given: str | None = None
-    """The text that the row came as; a chat's is what its template rendered."""
+    written: tuple[str, tuple[tuple[int, int], ...]] | None = field(default=None, repr=False)
+    """Of a row that came as text: the text (a chat's is what its template rendered) and what each token covers."""
+    special: tuple[bool, ...] | None = field(default=None, repr=False)
+    """Whether each token is a control token; None of a row that came as ids."""
     chat: Chat | None = None
     tokenizer: Tokenizer | Callable[[], Tokenizer | None] | None = field(default=None, repr=False, compare=False)
     names: tuple[str, ...] | None = field(default=None, repr=False, compare=False)
@@ -59,8 +59,8 @@ class RowText:
 
     @cached_property
     def _located(self) -> tuple[str, tuple[tuple[int, int], ...]]:
-        if self.given is not None and self.encoding is not None:
-            return self.given, self.encoding.offsets
+        if self.written is not None:
+            return self.written
         return _read(self.reader(), self.ids)
 
     @property
@@ -72,11 +72,6 @@ class RowText:
     def offsets(self) -> tuple[tuple[int, int], ...]:
         """The code points of `text` that each token covers."""
         return self._located[1]
-
-    @property
-    def special(self) -> tuple[bool, ...] | None:
-        """Whether each token is a control token; None of a row that came as ids."""
-        return self.encoding.special if self.encoding is not None else None
 
     def turn_count(self) -> int:
         """Messages of the chat that this row is; `SpanError` if it is none."""
@@ -144,13 +139,12 @@ class RowText:
         ids = tuple(data["ids"])
         if "text" not in data:
             return cls(ids)
-        special = data["special"] if data["special"] is not None else [False] * len(ids)
         offsets = tuple((start, stop) for start, stop in data["offsets"])
         turns = data["turns"]
         return cls(
             ids,
-            encoding=Encoding(ids, offsets, tuple(special)),
-            given=data["text"],
+            written=(data["text"], offsets),
+            special=None if data["special"] is None else tuple(data["special"]),
             names=tuple(data["tokens"]),
             spans=None if turns is None else tuple(None if span is None else (span[0], span[1]) for span in turns),
         )
