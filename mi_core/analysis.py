@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from mi_core.errors import UnsupportedAnalysis
+from mi_core.model import Model
 from mi_core.plugins import plugin
 from mi_core.results import Result
 from mi_core.vocabulary import STANDARD
@@ -37,7 +37,7 @@ def analysis(name: str) -> Callable[..., Result]:
     return found.run
 
 
-def require(model: Any, needs: Iterable[str], name: str) -> None:
+def require(model: Model, needs: Iterable[str], name: str) -> None:
     """Whether ``model`` has every site that the analysis ``name`` needs; to be asked before anything runs.
 
     Raises:

@@ -268,9 +268,9 @@ class Labelled:
         return write(render("mi_core/labelled.html", title=self.name or "Labelled", arrays=[self]), path)
 
     def _repr_html_(self) -> str:
-        from mi_core.pages import render
+        from mi_core.pages import framed
 
-        return render("mi_core/fragment.html", arrays=[self])
+        return framed(self.to_html(), f"{min(40, 9 + 2 * (self.shape[-2] if len(self.shape) > 1 else 1))}em")
 
     def __rich__(self) -> Any:
         from mi_core.pages.terminal import heat_table

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from html import escape
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from mi_core.errors import NotSerialisable, SelectorError
 from mi_core.labelled import Labelled
+from mi_core.model import Model
 from mi_core.plain import from_plain, frozen, read_json, to_plain, write_json
+from mi_core.run import Run
+from mi_core.spec import HookSpec
+from mi_core.spec_files import spec_to_json
 
 __all__ = ["Result", "ResultProvenance"]
 
@@ -45,11 +48,11 @@ class ResultProvenance:
             object.__setattr__(self, each.name, frozen(getattr(self, each.name)))
 
     @classmethod
-    def of(cls, model: Any, run: Any, inputs: Any = None) -> Self:
-        """The provenance of whatever is computed from ``run``, a run of ``model`` on ``inputs``."""
+    def of(cls, model: Model, run: Run, spec: HookSpec, inputs: Any = None) -> Self:
+        """The provenance of whatever is computed from ``run``: of ``model`` on ``inputs``, with ``spec``."""
         source = model.provenance
         rows = [ids[mask].tolist() for ids, mask in zip(run.tokens.cpu(), run.mask.cpu(), strict=True)]
-        tokens = real_tokens(run)
+        tokens = frozen(run.text_tokens)
         given = (inputs,) if isinstance(inputs, str) else inputs
         texts = isinstance(given, Sequence) and all(isinstance(text, str) for text in given)
         return cls(
@@ -66,7 +69,7 @@ class ResultProvenance:
             prompts=tuple(given) if texts else tuple("".join(row) for row in tokens),
             tokens=tokens,
             ids=frozen(rows),
-            spec=run.spec.to_json() if hasattr(run, "spec") else None,
+            spec=spec_to_json(spec),
         )
 
     def to_data(self) -> dict[str, Any]:
@@ -77,14 +80,6 @@ class ResultProvenance:
     def from_data(cls, data: Mapping[str, Any]) -> Self:
         """The provenance that ``to_data`` wrote."""
         return cls(**{name: from_plain(value) for name, value in data.items()})
-
-
-def real_tokens(run: Any) -> tuple[tuple[str, ...], ...]:
-    """The text of each row's real tokens, whatever the padding."""
-    return tuple(
-        tuple(text for text, real in zip(row, mask, strict=True) if real)
-        for row, mask in zip(run.text_tokens, run.mask.tolist(), strict=True)
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +163,12 @@ class Result:
         """One self-contained page that needs no network, written to ``path`` if one is given."""
         from mi_core.pages import render, write
 
-        return write(render(self.template, result=self, title=self.title or type(self).__name__), path)
+        title = self.title or type(self).__name__
+        return write(render(self.template, result=self, title=title, **self.page_values()), path)
+
+    def page_values(self) -> Mapping[str, Any]:
+        """What its template sees beside ``result`` and ``title``."""
+        return {}
 
     def show(self) -> None:
         """Print it to the terminal."""
@@ -182,11 +182,9 @@ class Result:
         return Group(*(array.__rich__() for array in self.arrays().values()))
 
     def _repr_html_(self) -> str:
-        # a frame of its own: the page's style and script must not reach the notebook's
-        return (
-            f'<iframe srcdoc="{escape(self.to_html(), quote=True)}" '
-            'style="width:100%;height:36em;border:0" loading="lazy"></iframe>'
-        )
+        from mi_core.pages import framed
+
+        return framed(self.to_html(), "42em")
 
 
 def kinds(cls: type[Result]) -> list[Any]:

@@ -7,14 +7,15 @@ A package brings its own templates in a folder ``pages``: ``render("my_package/h
 from __future__ import annotations
 
 from functools import cache
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from mi_core.labelled import visible
-from mi_core.pages.heat import Heat, strips
+from mi_core.pages.heat import Heat, number, strips
 
-__all__ = ["render", "write"]
+__all__ = ["framed", "render", "write"]
 
 
 def source(name: str) -> str | None:
@@ -36,7 +37,7 @@ def environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["visible"] = visible
+    made.filters.update(visible=visible, number=number)
     made.globals.update(heat_of=Heat.of, strips=strips)
     return made
 
@@ -51,3 +52,9 @@ def write(page: str, path: str | Path | None) -> str:
     if path is not None:
         Path(path).write_text(page, encoding="utf-8")
     return page
+
+
+def framed(page: str, height: str) -> str:
+    """The page for a notebook, in a frame of its own: its style and script do not reach the notebook's."""
+    shown = escape(page, quote=True)
+    return f'<iframe srcdoc="{shown}" style="width:100%;height:{height};border:0" loading="lazy"></iframe>'

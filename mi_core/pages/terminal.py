@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions
 from rich.measure import Measurement
 from rich.style import Style
 from rich.table import Table
@@ -55,7 +56,7 @@ class Bands:
         self.title = title
         self.texts = texts or tuple(tuple(number(value) for value in values) for _, values in strip.rows)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         names = [visible(label) for label in self.strip.columns]
         widths = [max(len(row) for row in (name, *texts)) + 2 for name, *texts in zip(names, *self.texts, strict=True)]
         edge = max((Text(visible(label)).cell_len for label, _ in self.strip.rows), default=0)
@@ -85,7 +86,7 @@ class Flow:
         self.items = items
         self.gap = gap
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         widths = [item.cell_len + self.gap for item in self.items]
         for start, stop in bands(widths, options.max_width + self.gap):
             yield Text(" " * self.gap).join(self.items[start:stop])

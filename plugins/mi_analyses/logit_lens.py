@@ -9,7 +9,7 @@ Predictions from Transformers with the Tuned Lens" (arXiv:2303.08112): from the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,9 +24,10 @@ from mi_core.errors import SelectorError
 from mi_core.hookspecs import hookimpl
 from mi_core.labelled import Label, Labelled
 from mi_core.names import Point
-from mi_core.results import Result, ResultProvenance, real_tokens
+from mi_core.results import Result, ResultProvenance
 from mi_core.selectors import Mask, TextPosition, canonical, chosen
 from mi_core.spec import Capture
+from mi_core.tokenizer import no_tokenizer
 
 __all__ = ["LogitLens", "logit_lens"]
 
@@ -72,6 +73,12 @@ class LogitLens(Result):
     title: ClassVar[str] = "Logit lens"
     template: ClassVar[str] = "mi_analyses/logit_lens.html"
 
+    def page_values(self) -> Mapping[str, Any]:
+        """The rows as its template reads them."""
+        from mi_analyses.logit_lens_steps import page_rows
+
+        return {"rows": page_rows(self)}
+
     def __rich__(self) -> Any:
         from mi_analyses.logit_lens_view import lens_view
 
@@ -79,14 +86,14 @@ class LogitLens(Result):
 
 
 def logit_lens(
-    model: Any,
+    model: mi.Model,
     inputs: Any,
     *,
     top: int = 5,
     pos: Any = None,
     tokens: Sequence[str | int] = (),
     sites: Sequence[str] = SITES,
-    spec: Any = None,
+    spec: mi.HookSpec | None = None,
     attention_mask: Any = None,
     position_ids: Any = None,
 ) -> LogitLens:
@@ -107,37 +114,52 @@ def logit_lens(
     size = model.shape.d_vocab
     if not 1 <= top <= size:
         raise SelectorError(f"top={top!r}: the vocabulary has {size} tokens, so top lies between 1 and {size}", top=top)
-    followed = tuple(token if isinstance(token, int) else model.tokenizer.single(token) for token in tokens)
-    points = lens_points(model.hook_points("*"), sites)
+    followed = tuple(token if isinstance(token, int) else single(model, token) for token in tokens)
+    points = lens_points(model, sites)
     last = f"blocks.{model.shape.n_layers - 1}.hook_resid_post"
     names = [point.name for point in points]
     reads = mi.capture(names if last in names else [*names, last])
     if pos is not None:
         reads = reads.at(pos=pos)
-    run = model.run(
-        inputs,
-        reads if spec is None else mi.HookSpec(tuple(e for e in spec.entries if not isinstance(e, Capture))) + reads,
-        logits=None,
-        attention_mask=attention_mask,
-        position_ids=position_ids,
-    )
+    writes = tuple(entry for entry in spec.entries if not isinstance(entry, Capture)) if spec else ()
+    whole = mi.HookSpec(writes) + reads
+    run = model.run(inputs, whole, logits=None, attention_mask=attention_mask, position_ids=position_ids)
     columns = Columns.of(run, pos)
     streams = {name: columns.gather(run[name]) for name in {*names, last}}
     readout = read_out(model.unembed, streams, names, last, top, followed)
-    return assembled(model, run, inputs, points, columns, readout, followed)
+    provenance = ResultProvenance.of(model, run, whole, inputs)
+    return assembled(run, provenance, points, columns, readout, followed)
 
 
-def lens_points(points: Sequence[Point], sites: Sequence[str]) -> list[Point]:
-    """The points of these sites, in firing order, without the second name of a tensor that is read already."""
-    chosen = [point for point in points if point.site.name in sites and point.layer is not None]
+def lens_points(model: mi.Model, sites: Sequence[str]) -> list[Point]:
+    """The points of these sites, in firing order, without the second name of a tensor that is read already.
+
+    Raises:
+        UnknownPoint: no layer has the site (``hook_resid_mid`` may be absent: parallel layers have none).
+        SelectorError: what lies there is no vector of the residual stream.
+    """
+    chosen: list[Point] = []
+    for site in sites:
+        if site in SITES:
+            chosen += [point for point in model.hook_points() if point.site.name == site]
+        else:
+            chosen += model.hook_points(f"blocks.*.{site}")
+    for point in chosen:
+        if point.site.dims != ("batch", "pos", "d_model"):
+            raise SelectorError(
+                f"{point.name!r} has the axes {point.site.dims!r}: the lens reads sites with ('batch', 'pos', 'd_model')",
+                point=point.name,
+            )
+    order = {point.name: number for number, point in enumerate(model.hook_points())}
     read = {(point.layer, point.site.name) for point in chosen}
-    return [
-        point
-        for point in chosen
-        if point.site.name != "hook_resid_pre"
-        or (point.layer or 0) == 0
-        or (point.layer - 1, "hook_resid_post") not in read
-    ]
+    return sorted(
+        (
+            point
+            for point in chosen
+            if point.site.name != "hook_resid_pre" or ((point.layer or 0) - 1, "hook_resid_post") not in read
+        ),
+        key=lambda point: order[point.name],
+    )
 
 
 @dataclass(frozen=True)
@@ -151,21 +173,24 @@ class Columns:
     """Where the real tokens are, if whole rows were captured."""
 
     @classmethod
-    def of(cls, run: Any, pos: Any) -> Columns:
+    def of(cls, run: mi.Run, pos: Any) -> Columns:
         """What ``pos`` selects in each row of the run; None is every real token."""
-        tokens = real_tokens(run)
+        tokens = run.text_tokens
         selector = slice(None) if pos is None else canonical("pos", pos)
         rows = tuple(selected(run, selector, row, len(texts)) for row, texts in enumerate(tokens))
         width = max(map(len, rows))
         present = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
-        labels: list[Label] = []
-        for column in range(width):
-            here = {
-                (row[column], texts[row[column]]) for row, texts in zip(rows, tokens, strict=True) if column < len(row)
-            }
-            labels.extend(here if len(here) == 1 else ())
-        if len(labels) < width:  # the rows differ: a number that holds for all of them
-            labels = [pos] if isinstance(pos, int) else [*max(rows, key=len)] if pos is None else [*range(width)]
+        columns = [
+            {(row[column], texts[row[column]]) for row, texts in zip(rows, tokens, strict=True) if column < len(row)}
+            for column in range(width)
+        ]
+        labels: Iterable[Label] = range(width)
+        if all(len(here) == 1 for here in columns):
+            labels = [next(iter(here)) for here in columns]
+        elif all(len({position for position, _ in here}) == 1 for here in columns):
+            labels = [min(here)[0] for here in columns]  # the rows have other tokens there
+        elif isinstance(pos, int):
+            labels = [pos]
         return cls(rows, tuple(labels), present, run.mask if pos is None else None)
 
     def gather(self, value: Tensor) -> Float[Tensor, "cell d_model"]:
@@ -183,19 +208,18 @@ class Columns:
         return whole.movedim((0, 1), (axis, axis + 1))
 
 
-def selected(run: Any, selector: Any, row: int, count: int) -> tuple[int, ...]:
+def selected(run: mi.Run, selector: Any, row: int, count: int) -> tuple[int, ...]:
     """The positions of one row that a selector stands for."""
     if isinstance(selector, TextPosition):
-        return tuple(selector.resolve(run.texts[row], row))
+        return tuple(selector.resolve(run._prompts.rows[row], row))
     if isinstance(selector, Mask):
         return tuple(index for index, wanted in enumerate(selector) if wanted and index < count)
     return tuple(chosen(selector, count, dim="pos", where=f"row {row}"))
 
 
 def assembled(
-    model: Any,
-    run: Any,
-    inputs: Any,
+    run: mi.Run,
+    provenance: ResultProvenance,
     points: Sequence[Point],
     columns: Columns,
     out: Readout,
@@ -203,7 +227,7 @@ def assembled(
 ) -> LogitLens:
     """The numbers under their labels."""
     seen = {*out.top_id.flatten().tolist(), *out.answer_id.tolist(), *followed}
-    texts = {token: token_text(model, token) for token in sorted(seen)}
+    texts = {token: run.text_of(token) for token in sorted(seen)}
     coords: dict[str, Sequence[Label]] = {
         "point": tuple(point.name for point in points),
         "batch": tuple(range(len(columns.rows))),
@@ -221,7 +245,7 @@ def assembled(
     top = out.top_id.shape[-1]
     where = torch.tensor([position for row in columns.rows for position in row])
     return LogitLens(
-        provenance=ResultProvenance.of(model, run, inputs),
+        provenance=provenance,
         probability=labelled("probability", out.top_probability, (*everywhere, "top"), "probability"),
         top_id=labelled("top_id", out.top_id, (*everywhere, "top")),
         entropy=labelled("entropy", out.entropy, everywhere, "nats"),
@@ -245,11 +269,11 @@ def first_layer(rank: Int[Tensor, "point *cells"], layers: Sequence[int], top: i
     return torch.where(inside.any(0), layer, -1)
 
 
-def token_text(model: Any, token: int) -> str:
-    """A token for people; its number where the model has no tokenizer."""
-    if model.tokenizer is None or token >= model.tokenizer.size:
-        return f"<{token}>"
-    return str(model.tokenizer.text(token))
+def single(model: mi.Model, text: str) -> int:
+    """The one token that a text is."""
+    if model.tokenizer is None:
+        raise no_tokenizer(model.name)
+    return model.tokenizer.single(text)
 
 
 @hookimpl

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from mi_core.labelled import Label, visible
 
-__all__ = ["Step", "percent", "short", "steps", "summary"]
+__all__ = ["Column", "Row", "Step", "page_rows", "percent", "short", "steps", "summary"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Step:
 
     point: str
     label: str
-    """The point in short: ``3 mid``."""
+    """The point in short: ``3.mid``."""
     top: tuple[tuple[str, float], ...]
     """The likeliest tokens and their probabilities."""
     entropy: float
@@ -26,6 +27,8 @@ class Step:
     rank: int
     """Its rank here, 1 for the likeliest."""
     answer_text: str
+    followed: tuple[tuple[str, float, int], ...] = ()
+    """The given tokens with their probability and rank."""
 
 
 def steps(lens: Any, row: int, column: int) -> list[Step]:
@@ -33,6 +36,9 @@ def steps(lens: Any, row: int, column: int) -> list[Step]:
     answer = lens.text[int(lens.answer_id.values[row, column])]
     ids = lens.top_id.values[:, row, column].tolist()
     shares = lens.probability.values[:, row, column].tolist()
+    tokens = [str(token) for token in lens.token_rank.coords["token"]]
+    shares_of = lens.token_probability.values[:, row, column].tolist()
+    ranks_of = lens.token_rank.values[:, row, column].tolist()
     arrays = (lens.entropy, lens.kl, lens.answer_probability, lens.answer_rank)
     numbers = zip(*(array.values[:, row, column].tolist() for array in arrays), strict=True)
     return [
@@ -45,9 +51,10 @@ def steps(lens: Any, row: int, column: int) -> list[Step]:
             answer=share,
             rank=rank,
             answer_text=answer,
+            followed=tuple(zip(tokens, also, ranks, strict=True)),
         )
-        for point, top, probabilities, (entropy, kl, share, rank) in zip(
-            lens.top_id.coords["point"], ids, shares, numbers, strict=True
+        for point, top, probabilities, (entropy, kl, share, rank), also, ranks in zip(
+            lens.top_id.coords["point"], ids, shares, numbers, shares_of, ranks_of, strict=True
         )
     ]
 
@@ -56,10 +63,10 @@ def short(point: Label) -> str:
     """A point as a row label.
 
     >>> short("blocks.3.hook_resid_mid")
-    '3 mid'
+    '3.mid'
     """
     layer, _, site = str(point).removeprefix("blocks.").partition(".")
-    return f"{layer} {site.removeprefix('hook_').removeprefix('resid_')}"
+    return f"{layer}.{site.removeprefix('hook_').removeprefix('resid_')}"
 
 
 def percent(share: float) -> str:
@@ -88,3 +95,74 @@ def summary(lens: Any, row: int, column: int) -> str:
     if leads is None:
         return f"{entered} and does not lead at the last of these points."
     return f"{entered} and leads from {rungs[leads].label} on."
+
+
+@dataclass(frozen=True)
+class Column:
+    """One position of a row, for the page."""
+
+    position: int
+    token: str
+    says: str
+    steps: tuple[Step, ...]
+
+    def data(self) -> dict[str, Any]:
+        """What the page's script reads: a few digits are enough for the eye."""
+        return {
+            "at": f"{self.position} {visible(self.token)}",
+            "says": self.says,
+            "answer": visible(self.steps[-1].answer_text),
+            "steps": [
+                {
+                    "label": step.label,
+                    "top": [[visible(token), brief(share)] for token, share in step.top],
+                    "entropy": brief(step.entropy),
+                    "kl": brief(step.kl),
+                    "p": brief(step.answer),
+                    "rank": step.rank,
+                    "followed": [[visible(token), brief(share), rank] for token, share, rank in step.followed],
+                }
+                for step in self.steps
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt, for the page."""
+
+    tokens: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def most(self) -> dict[str, float]:
+        """The largest entropy and divergence, at which colours end."""
+        every = [step for column in self.columns for step in column.steps]
+        return {
+            "entropy": max((step.entropy for step in every), default=0.0) or 1.0,
+            "kl": max((step.kl for step in every), default=0.0) or 1.0,
+        }
+
+    def data(self) -> list[dict[str, Any]]:
+        """What the page's script reads."""
+        return [column.data() for column in self.columns]
+
+
+def page_rows(lens: Any) -> list[Row]:
+    """Every row with the positions that were read."""
+    return [
+        Row(
+            tokens,
+            tuple(
+                Column(position, tokens[position], summary(lens, row, column), tuple(steps(lens, row, column)))
+                for column, position in enumerate(lens.position.values[row].tolist())
+                if position >= 0
+            ),
+        )
+        for row, tokens in enumerate(lens.provenance.tokens)
+    ]
+
+
+def brief(number: float) -> float | None:
+    """Four significant digits; None for what JSON has no number for."""
+    return float(f"{number:.4g}") if math.isfinite(number) else None

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mi_analyses.logit_lens_steps import Step, percent, short, steps, summary
 from mi_core.labelled import visible
-from mi_core.pages.heat import Heat, Strip, number
+from mi_core.pages.heat import Heat, Strip
 from mi_core.pages.terminal import Bands, Flow, bar
 
 __all__ = ["lens_view"]
@@ -58,18 +58,16 @@ def ladder(lens: Any, row: int, column: int) -> list[RenderableType]:
     answer = visible(lens.text[int(lens.answer_id.values[row, column])])
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
     table.add_column("layer", no_wrap=True, style="dim")
-    table.add_column(Text(answer, "bold"), no_wrap=True, min_width=10)
-    table.add_column("prob.", justify="right", no_wrap=True)
+    table.add_column(Text(f"p({answer})", "bold"), no_wrap=True)
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("nats", justify="right", no_wrap=True)
     table.add_column("KL", justify="right", no_wrap=True)
-    table.add_column(f"top {len(rungs[0].top)}", overflow="fold")
+    table.add_column(f"top {len(rungs[0].top)} in %", overflow="fold")
     for rung in rungs:
         table.add_row(
             rung.label,
-            Text(bar(rung.answer), "green" if rung.rank == 1 else "yellow"),
-            percent(rung.answer),
-            str(rung.rank),
+            Text(f"{bar(rung.answer, 8)} {percent(rung.answer):>6}", "green" if rung.rank == 1 else "yellow"),
+            f"#{rung.rank}",
             f"{rung.entropy:.2f}",
             f"{rung.kl:.2f}",
             Flow([said(token, p, token == rung.answer_text) for token, p in rung.top]),
@@ -85,7 +83,12 @@ def ladder(lens: Any, row: int, column: int) -> list[RenderableType]:
 def said(token: str, probability: float, is_answer: bool) -> Text:
     """A token with its probability: bold where it is the answer, faint where it is unlikely."""
     style = "bold green" if is_answer else "" if probability >= 0.1 else "dim"
-    return Text(f"{visible(token)} {percent(probability)}", style)
+    return Text(f"{visible(token)} {whole_percent(probability)}", style)
+
+
+def whole_percent(share: float) -> str:
+    """A probability in percent without the sign, for narrow places."""
+    return "<1" if 0 < share < 0.005 else f"{100 * share:.0f}"
 
 
 def followed(lens: Any, row: int, column: int) -> Bands:
@@ -111,10 +114,22 @@ def grid(lens: Any, row: int, columns: Sequence[int]) -> list[RenderableType]:
     return [
         Bands(Strip("", rows, names, "layer"), CERTAIN, "", texts),
         Text(),
-        Text("The likeliest next token at each position, with its probability; a dot is a space.", "dim"),
+        *followed_grids(every, names),
+        Text("The likeliest next token at each position, with its probability in %; a dot is a space.", "dim"),
     ]
+
+
+def followed_grids(every: Sequence[Sequence[Step]], names: tuple[tuple[int, str], ...]) -> list[RenderableType]:
+    """The rank of each given token at each point and position, coloured by its probability."""
+    parts: list[RenderableType] = []
+    for number, (token, _, _) in enumerate(every[0][0].followed):
+        rungs = list(zip(*every, strict=True))
+        rows = tuple((here[0].label, tuple(rung.followed[number][1] for rung in here)) for here in rungs)
+        texts = tuple(tuple(f"#{rung.followed[number][2]}" for rung in here) for here in rungs)
+        parts += [Bands(Strip("", rows, names, "layer"), CERTAIN, f"rank of {visible(token)}", texts), Text()]
+    return parts
 
 
 def best(rung: Step) -> str:
     """The likeliest token of a point."""
-    return f"{visible(rung.top[0][0])} {number(round(100 * rung.top[0][1]))}"
+    return f"{visible(rung.top[0][0])} {whole_percent(rung.top[0][1])}"
