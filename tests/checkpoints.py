@@ -1,0 +1,84 @@
+"""Tiny random checkpoints of the reference implementation, and what it computes on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TINY: Mapping[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+}
+"""A LLaMA that runs in a millisecond."""
+
+
+def reference(config: Mapping[str, Any], *, seed: int = 0, dtype: str = "float32", attention: str = "eager") -> Any:
+    """The reference model of a config, its norm gains and biases random too."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    values = {key: value for key, value in config.items() if key != "model_type"}
+    hf = AutoConfig.for_model(config["model_type"], **json.loads(json.dumps(values)))
+    # not .to(dtype) afterwards: that would round the rotary frequencies, which loading never does
+    model = AutoModelForCausalLM.from_config(hf, attn_implementation=attention, dtype=getattr(torch, dtype))
+    scramble(model, seed)
+    return model.eval()
+
+
+def scramble(model: nn.Module, seed: int) -> None:
+    """Random numbers in every parameter: matrices 0.15 wide, gains around one, biases 0.3 wide."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(0.15 * noise)
+            else:
+                parameter.copy_((0.0 if name.endswith("bias") else 1.0) + 0.3 * noise)
+
+
+def save(model: Any, folder: Path, *, old: bool = False) -> Path:
+    """Write a reference model down; ``old`` spells its config as transformers 4 did."""
+    model.save_pretrained(folder)
+    if old:
+        path = folder / "config.json"
+        path.write_text(json.dumps(old_spelling(json.loads(path.read_text()))))
+    return folder
+
+
+def old_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with ``rope_theta``, ``rope_scaling`` and ``torch_dtype``."""
+    config = dict(config)
+    rope = dict(config.pop("rope_parameters"))
+    config["rope_theta"] = rope.pop("rope_theta")
+    kind = rope.pop("rope_type")
+    config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    config["torch_dtype"] = config.pop("dtype")
+    return config
+
+
+@torch.no_grad()
+def reference_run(model: Any, ids: Tensor, mask: Tensor | None = None) -> Any:
+    """Logits, hidden states and patterns of the reference; positions are counted on the mask."""
+    mask = torch.ones_like(ids) if mask is None else mask
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    eager = model.config._attn_implementation == "eager"
+    return model(
+        ids,
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=False,
+        output_hidden_states=True,
+        output_attentions=eager,
+    )
