@@ -29,7 +29,7 @@ class Chat:
     __slots__ = ("_add_generation_prompt", "_messages", "_template")
 
     def __init__(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **template: Any
+        self, messages: Sequence[Mapping[str, Any]] | Any, add_generation_prompt: bool = True, **template: Any
     ) -> None:
         if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
             raise InputError(f"a chat is a list of messages, not {messages!r}; give [{{'role': ..., 'content': ...}}]")

@@ -86,7 +86,7 @@ class _OfText(Position):
     nth: int | None = None
     pick: Pick | None = None
 
-    def __init__(self, text: str | Sequence[str], nth: int | None = None, pick: Pick | None = None) -> None:
+    def __init__(self, text: str | Sequence[str] | Any, nth: int | None = None, pick: Pick | None = None) -> None:
         texts = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, Sequence) else ()
         if not texts or not all(isinstance(each, str) and each for each in texts):
             raise SpanError(f"{type(self).__name__} takes a text, or one text for each row, not {text!r}", text=text)

@@ -98,7 +98,23 @@ def words() -> Tokenizer:
     return tokenizer
 
 
-KINDS = {"byte_level": byte_level, "metaspace": metaspace, "words": words}
+def unigram() -> Tokenizer:
+    """Like T5: a unigram model, a sign for spaces before every word, an EOS behind the text."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer.train_from_iterator(
+        SENTENCES,
+        trainers.UnigramTrainer(
+            vocab_size=120, special_tokens=["<unk>", *CONTROL], unk_token="<unk>", show_progress=False
+        ),
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    return tokenizer
+
+
+KINDS = {"byte_level": byte_level, "metaspace": metaspace, "words": words, "unigram": unigram}
 
 
 def save(folder: Path, tokenizer: Tokenizer, *, jinja: str | None = None, **settings: Any) -> Path:

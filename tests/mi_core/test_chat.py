@@ -114,9 +114,9 @@ def test_messages_that_are_none_are_refused() -> None:
     with pytest.raises(EmptyInput, match="at least one message"):
         Chat([])
     with pytest.raises(InputError, match="message 1 of the chat is 'x'"):
-        Chat([{"role": "user", "content": ""}, "x"])  # type: ignore[list-item]
+        Chat([{"role": "user", "content": ""}, "x"])
     with pytest.raises(InputError, match="message 0 of the chat"):
         Chat([{"content": "no role"}])
     for lone in ("hello", {"role": "user", "content": "x"}, 3):
         with pytest.raises(InputError, match="a chat is a list of messages"):
-            Chat(lone)  # type: ignore[arg-type]
+            Chat(lone)

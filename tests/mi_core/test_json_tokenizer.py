@@ -186,6 +186,14 @@ def test_a_single_token_is_found_where_a_space_is_put_before_every_text() -> Non
     assert ours.single(" " + word) == ours._backend.token_to_id(spaced)
 
 
+def test_the_sign_for_a_space_is_shown_as_one() -> None:
+    for kind in ("metaspace", "unigram"):
+        ours = pair(kind)[0]
+        texts = [ours.text(token) for token in ours.encode("The capital of France").ids]
+        assert "▁" not in "".join(texts)
+        assert "The capital of France" in "".join(texts)
+
+
 def test_a_word_outside_the_vocabulary_is_no_single_token() -> None:
     ours = pair("words")[0]
     assert ours.single("Paris") == ours.single("paris")

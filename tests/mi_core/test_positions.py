@@ -150,7 +150,7 @@ def test_a_list_has_one_text_for_each_row() -> None:
 def test_a_span_of_nothing_is_refused(text: object) -> None:
     for kind in (Span, Token):
         with pytest.raises(SpanError, match="takes a text, or one text for each row"):
-            kind(text)  # type: ignore[arg-type]
+            kind(text)
 
 
 def test_turns_and_what_follows_them_take_every_token_behind_the_first_header_once() -> None:

@@ -59,9 +59,10 @@ def test_a_folder_without_one_has_none_and_the_error_names_what_was_looked_for(t
 
 
 def test_a_plugin_reads_what_is_no_tokenizer_json(tmp_path: Path, plugged: types.ModuleType) -> None:
-    asked = answer(plugged, "a tokenizer")
     files = Files(tmp_path)
-    assert find_tokenizer(files, Config({})) == "a tokenizer"
+    theirs = JsonTokenizer(Files(tiny_tokenizers.save(tmp_path / "elsewhere", tiny_tokenizers.words())))
+    asked = answer(plugged, theirs)
+    assert find_tokenizer(files, Config({})) is theirs
     assert asked == [files]
 
 
