@@ -1,0 +1,27 @@
+"""The suite's own settings: shapes are checked, hypothesis has two profiles, torch keeps to one thread.
+
+``MI_NO_SHAPE_CHECKS=1`` turns the shape checks off. ``HYPOTHESIS_PROFILE=dev`` (20 examples) or ``ci`` (100, the same
+in every run) chooses a profile; without it ``CI`` does.
+"""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import torch
+
+PACKAGES = ("mi_core", "mi_decoder", "mi_families", "mi_analyses", "mi_registry")
+
+if not os.environ.get("MI_NO_SHAPE_CHECKS"):
+    import jaxtyping
+
+    # every function of these packages is checked against its annotations from their first import on
+    jaxtyping.install_import_hook(list(PACKAGES), "shape_checks.checked")
+
+torch.set_num_threads(1)
+
+# a shared machine: wall clock says nothing about the code
+hypothesis.settings.register_profile("dev", max_examples=20, deadline=None)
+hypothesis.settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
