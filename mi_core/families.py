@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Final
 
 from torch import nn
@@ -34,13 +33,10 @@ def family_of(config: Config, name: str | None = None) -> plugins.Plugin:
     try:
         return plugins.plugin(GROUP, name)
     except UnknownPlugin as error:
-        have = plugins.names(GROUP)
-        near = difflib.get_close_matches(name, have, n=1, cutoff=0.5)
-        closest = f" Closest: {near[0]} (from {have[near[0]]})." if near else ""
         raise UnknownFamily(
-            f"no installed family reads model_type {name!r}.{closest} Installed: {', '.join(have) or 'none'}.",
+            f"no installed family reads model_type {name!r}. {plugins.installed_instead(GROUP, name)}",
             model_type=name,
-            installed=tuple(have),
+            installed=tuple(plugins.names(GROUP)),
             where=config.where,
         ) from error
 

@@ -43,12 +43,12 @@ class Files:
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
-        return self._entry(name).is_file()
+        return is_file(self._entry(name))
 
     def path(self, name: str) -> Path:
         """A real path to a file; one inside an archive is unpacked until the process ends."""
         entry = self._entry(name)
-        if not entry.is_file():
+        if not is_file(entry):
             raise ModelNotFound(
                 f"{self.where}: no file {name!r}. It has: {', '.join(self.names()) or 'nothing'}.",
                 name=name,
@@ -58,7 +58,12 @@ class Files:
 
     def read_bytes(self, name: str) -> bytes:
         """The content of a file."""
-        return self.path(name).read_bytes()
+        try:
+            return self.path(name).read_bytes()
+        except OSError as error:
+            raise ModelNotFound(
+                f"{self.where}: {name!r} cannot be read: {error.strerror}.", name=name, where=self.where
+            ) from error
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file that must hold an object."""
@@ -95,6 +100,14 @@ class Files:
                 where=self.where,
             )
         return self.root.joinpath(*pure.parts)
+
+
+def is_file(entry: Path | Traversable) -> bool:
+    """Whether a file is there; a name that no file system takes is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 _archives = ExitStack()

@@ -16,7 +16,7 @@ from mi_core import registry
 from mi_core.config import Config
 from mi_core.errors import BadConfig, LoadError, ModelNotFound
 from mi_core.families import blueprint_of, empty_backend, family_of
-from mi_core.files import Files
+from mi_core.files import Files, is_file
 from mi_core.fill import fill
 from mi_core.inert import check_config_used
 from mi_core.provenance import Provenance
@@ -124,13 +124,14 @@ def resolve(
         ModelNotFound: nothing of that name, or a bare name that means two things.
     """
     name = os.fspath(ref)
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111  # Path's own raises where there is no such user
+    there = os.path.isdir(folder)  # noqa: PTH112  # Path's own raises for names that are too long
     if not isinstance(ref, str) or "/" in name or os.sep in name or name.startswith((".", "~")):
-        if folder.is_dir():
+        if there:
             return Files(folder, where=f"folder {name!r}")
     else:
         found = registry.embedded(name) if name else None
-        if folder.is_dir() and name:
+        if there and name:
             also = "an embedded model" if found else "perhaps a Hub id"
             raise ModelNotFound(
                 f"{name!r} is a folder here and {also}: write './{name}' for the folder"
@@ -144,7 +145,7 @@ def resolve(
     if isinstance(ref, str) and hub.is_id(name):
         return hub.snapshot(name, revision=revision, token=token, weights=weights, allow_pickle=allow_pickle)
     raise ModelNotFound(
-        f"there is no folder {name!r}{' (it is a file)' if folder.is_file() else ''}, and it is no Hub id "
+        f"there is no folder {name!r}{' (it is a file)' if is_file(folder) else ''}, and it is no Hub id "
         f"('owner/name') and no embedded model. Embedded: {', '.join(embedded_names()) or 'none'}.",
         ref=name,
     )

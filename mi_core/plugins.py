@@ -91,7 +91,12 @@ def plugin(group: str, name: str) -> Plugin:
     """
     found = claims(group).get(name, [])
     if not found:
-        raise UnknownPlugin(unknown(group, name), group=group, name=name)
+        raise UnknownPlugin(
+            f"no installed plugin of {group} is called {name!r}. {installed_instead(group, name)}",
+            group=group,
+            name=name,
+            installed=tuple(names(group)),
+        )
     if len(found) > 1:
         raise conflict(found)
     return imported(found[0])
@@ -177,14 +182,14 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
-def unknown(group: str, name: str) -> str:
-    """The sentence for a name that nobody claims."""
+def installed_instead(group: str, name: str) -> str:
+    """For a name that nobody claims: the closest one, and all there are."""
     have = names(group)
     near = difflib.get_close_matches(name, have, n=1, cutoff=0.5)
-    hint = f" Closest: {near[0]} (from {have[near[0]]})." if near else ""
+    hint = f"Closest: {near[0]} (from {have[near[0]]}). " if near else ""
     limit = os.environ.get("MI_PLUGINS", "")
     limited = f" Only MI_PLUGINS={limit} may load." if limit else ""
-    return f"no installed plugin of {group} is called {name!r}.{hint} Installed: {', '.join(have) or 'none'}.{limited}"
+    return f"{hint}Installed: {', '.join(have) or 'none'}.{limited}"
 
 
 def conflict(found: list[Claim]) -> PluginConflict:

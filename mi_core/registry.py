@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mi_core import plugins
 from mi_core.errors import BrokenPlugin, PluginConflict, PluginError
-from mi_core.files import Files
+from mi_core.files import Files, is_file
 
 __all__ = ["Page", "embedded", "page", "pages"]
 
@@ -82,7 +82,7 @@ def entries(name: str | None = None) -> Iterator[tuple[plugins.Plugin, Traversab
             continue
         if name is not None:
             entry = folder.joinpath(f"{name}.toml")
-            if entry.is_file():
+            if is_file(entry):
                 yield owner, entry
             continue
         for entry in folder.iterdir():
