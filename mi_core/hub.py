@@ -28,7 +28,11 @@ DESCRIPTION: Final = (
 
 def is_id(ref: str) -> bool:
     """Whether a text can be a Hub id: ``owner/name``, or a name alone."""
-    return re.fullmatch(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", ref) is not None and ".." not in ref
+    return (
+        len(ref) <= 96
+        and re.fullmatch(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", ref) is not None
+        and ".." not in ref
+    )
 
 
 def snapshot(
