@@ -79,8 +79,7 @@ class AttentionModule(nn.Module):
             q = tap("attn.hook_rot_q", rotary.rotate(q, table))
             k = tap("attn.hook_rot_k", rotary.rotate(k, table))
         if tap.wants("attn.hook_k_per_head", "attn.hook_v_per_head"):
-            k = self.told_apart("attn.hook_k_per_head", k, tap)
-            v = self.told_apart("attn.hook_v_per_head", v, tap)
+            k, v = self.told_apart(k, v, tap)
         z, remembered = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), batch, tap, memory)
         z = tap("attn.hook_z", z.transpose(1, 2))
         if tap.wants("attn.hook_result"):
@@ -127,11 +126,12 @@ class AttentionModule(nn.Module):
         return memory
 
     def told_apart(
-        self, name: str, x: Float[Tensor, "batch pos _ d_head"], tap: Tap
-    ) -> Float[Tensor, "batch pos _ d_head"]:
-        """Keys or values as each query head receives them, on the path only if a write may tell heads apart."""
-        each = tap(name, per_head(x.transpose(1, 2), self.n_heads).transpose(1, 2))
-        return each if tap.edits(name) else x
+        self, k: Float[Tensor, "batch pos kv_head d_head"], v: Float[Tensor, "batch pos kv_head d_head"], tap: Tap
+    ) -> tuple[Float[Tensor, "batch pos _ d_head"], Float[Tensor, "batch pos _ d_head"]]:
+        """Keys and values as each query head receives them; on the path only if a write may tell heads apart."""
+        k_each = tap("attn.hook_k_per_head", per_head(k.transpose(1, 2), self.n_heads).transpose(1, 2))
+        v_each = tap("attn.hook_v_per_head", per_head(v.transpose(1, 2), self.n_heads).transpose(1, 2))
+        return (k_each, v_each) if tap.edits("attn.hook_k_per_head", "attn.hook_v_per_head") else (k, v)
 
     def heads_of_o(self) -> Float[Tensor, "d_model head d_head"]:
         """W_O by heads."""
