@@ -19,7 +19,8 @@ from mi_core.vocabulary import LOOKALIKES, STANDARD
 
 __all__ = ["Point", "Points"]
 
-MIXERS = ("attn", "mixer", "rwkv")
+MIXERS = {"mixer": ("attn", "rwkv"), "rwkv": ("mixer",), "attn": ("mixer",)}
+"""What a word for the mixer may be called in a site's name."""
 BRACES = re.compile(r"^\{(.+)\}$")
 RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
 
@@ -97,6 +98,12 @@ class Points:
         more.sites = self.sites
         return more
 
+    def embedding(self, point: Point) -> bool:
+        """Whether a point comes before the layers."""
+        first = next((other for other in self if other.layer is not None), None)
+        names = list(self.by_name)
+        return point.layer is None and first is not None and names.index(point.name) < names.index(first.name)
+
     def find(self, name: str) -> Point:
         """The one point of this name, in any accepted spelling."""
         for candidate in spellings(name):
@@ -116,20 +123,38 @@ class Points:
             return {point.name for point in self if not point.site.on_demand}
         if not any(mark in pattern for mark in "*?[{"):
             return {self.find(pattern).name}
+        found: set[str] = set()
         for candidate in spellings(pattern):
-            parts = split_name(candidate)
-            # on-demand sites must be named: no wildcard in their last part
-            named = not any(mark in parts[-1] for mark in "*?[")
-            found = {
-                point.name
-                for point in self
-                if (named or not point.site.on_demand)
-                and len(names := point.name.split(".")) == len(parts)
-                and all(part_matches(*pair) for pair in zip(parts, names, strict=True))
-            }
-            if found:
-                return found
-        raise self._unknown(pattern)
+            found |= self._matching(split_name(candidate))
+            if found and "mixer" not in split_name(pattern):
+                break
+        if not found:
+            raise self._unknown(pattern)
+        return found
+
+    def _matching(self, parts: list[str]) -> set[str]:
+        # on-demand sites must be named: no wildcard in their last part
+        named = not any(mark in parts[-1] for mark in "*?[")
+        if parts[0] == "blocks" and len(parts) > 1:
+            self._check_layers(parts[1])
+        return {
+            point.name
+            for point in self
+            if (named or not point.site.on_demand)
+            and len(names := point.name.split(".")) == len(parts)
+            and all(part_matches(*pair) for pair in zip(parts, names, strict=True))
+        }
+
+    def _check_layers(self, part: str) -> None:
+        braces = BRACES.match(part)
+        for choice in braces[1].split(",") if braces else ():
+            if choice.strip().isdigit() and int(choice) >= self.shape.n_layers:
+                raise UnknownPoint(
+                    f"{self.model} has no layer {choice.strip()} (in {part!r}). {self._layers()}", name=part, closest=[]
+                )
+
+    def _layers(self) -> str:
+        return f"It has {self.shape.n_layers} layers: 0 to {self.shape.n_layers - 1}."
 
     def _unknown(self, name: str) -> UnknownPoint:
         why = self._reason(name)
@@ -137,7 +162,7 @@ class Points:
         if not why and close:
             why = f"Did you mean {close[0]!r}?"
             why += "".join(
-                f" ({neighbour} is {what.split(' / ')[1]})."
+                f" ({neighbour} is {what.split(' / ')[-1]})."
                 for one, neighbour, what in LOOKALIKES
                 if close[0].endswith(one) and f"{close[0][: -len(one)]}{neighbour}" in self.by_name
             )
@@ -147,12 +172,12 @@ class Points:
 
     def _reason(self, name: str) -> str:
         parts = split_name(name)
-        if len(parts) == 1 and any(f"hook_{name.removeprefix('hook_')}" == site.name for site in self.sites):
-            return f"That site is in every layer: name it 'blocks.*.{name}'."
+        if parts[0] != "blocks" and (inner := {site.name for site in self.sites} & set(spellings(name))):
+            return f"That site is in the layers: name it 'blocks.*.{min(inner)}'."
         if parts[0] != "blocks" or len(parts) < 3:
             return ""
         if parts[1].isdigit() and int(parts[1]) >= self.shape.n_layers:
-            return f"It has {self.shape.n_layers} layers: 0 to {self.shape.n_layers - 1}."
+            return self._layers()
         site = ".".join(parts[2:])
         if site.endswith("resid_mid") and self._has_parallel():
             return "Its attention and MLP run in parallel, so there is no stream between them."
@@ -169,8 +194,7 @@ def spellings(name: str) -> Iterator[str]:
     parts = split_name(name)
     heads = [parts]
     for index, part in enumerate(parts):
-        if part in MIXERS:
-            heads += [[*parts[:index], other, *parts[index + 1 :]] for other in MIXERS if other != part]
+        heads += [[*parts[:index], other, *parts[index + 1 :]] for other in MIXERS.get(part, ())]
     for head in heads:
         yield ".".join(head)
         if head and not head[-1].startswith("hook_"):
