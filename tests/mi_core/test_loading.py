@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -306,3 +307,18 @@ def test_loading_imports_nothing_heavy(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": here},
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_collector_is_left_as_it_was_whether_loading_succeeds_or_fails(tmp_path: Path, on: bool) -> None:
+    folder = write_checkpoint(tmp_path / "a")
+    was = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        load(folder)
+        assert gc.isenabled() is on
+        with pytest.raises(ModelNotFound):
+            load("./absent")
+        assert gc.isenabled() is on
+    finally:
+        (gc.enable if was else gc.disable)()
