@@ -20,7 +20,7 @@ from mi_core.layout import Layout
 from mi_core.names import Point, Points
 from mi_core.prompts import RowText
 from mi_core.scene import Scene
-from mi_core.selection import Selection, select
+from mi_core.selection import Selection, own_dims, select
 from mi_core.selectors import Selector, chosen
 from mi_core.spec import Capture, Edit, HookSpec
 
@@ -38,7 +38,8 @@ class BoundEdit:
     def scene(self, layout: Layout, rows: Tensor, whole: Layout) -> Scene:
         """What it sees in a call over some of the rows."""
         part = self.selection if layout is whole else self.selection.rows(rows)
-        return Scene(self.point, without_layer(self.intervention.selectors), part, layout, rows, whole)
+        own = own_dims(without_layer(self.intervention.selectors), self.point)
+        return Scene(self.point, own, part, layout, rows, whole, self.selection)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class Binding:
     before: dict[str, BoundCapture] = field(default_factory=dict)
     inserts: list[BoundInsert] = field(default_factory=list)
     spellings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What was asked for, and the points that it stands for."""
+    """What was asked for, and the points that it stood for, in the layers that were selected."""
 
     @property
     def asked(self) -> list[str]:
@@ -80,7 +81,7 @@ class Binding:
             point = self.points.by_name[name]
             if point.layer is not None:
                 last = max(last, point.layer)
-            elif point.name not in ("hook_embed", "hook_pos_embed"):
+            elif not self.points.embedding(point):
                 last = n_layers
         return last
 
@@ -88,7 +89,7 @@ class Binding:
     def needs_all_rows(self) -> bool:
         """Whether something looks across rows."""
         edits = (step.intervention for steps in self.steps.values() for step in steps if isinstance(step, BoundEdit))
-        return any(edit.needs_all_rows and getattr(edit, "source", None) is None for edit in edits)
+        return any(edit.needs_all_rows for edit in edits)
 
 
 def bind(spec: HookSpec, points: Points, layout: Layout, texts: Sequence[RowText]) -> Binding:
@@ -115,13 +116,15 @@ def bind(spec: HookSpec, points: Points, layout: Layout, texts: Sequence[RowText
 def matched(binding: Binding, patterns: tuple[str, ...], selectors: Mapping[str, Selector]) -> list[Point]:
     """The points of the patterns, in the layers that are selected."""
     points = binding.points
-    found = points.match(patterns)
+    kept = found = points.match(patterns)
+    if "layer" in selectors:
+        layers = chosen(selectors["layer"], points.shape.n_layers, dim="layer", where=points.model)
+        kept = [point for point in found if point.layer in layers]
+    names = {point.name for point in kept}
     for pattern in patterns:
-        binding.spellings[pattern] = tuple(point.name for point in points.match(pattern))
-    if "layer" not in selectors:
-        return found
-    layers = chosen(selectors["layer"], points.shape.n_layers, dim="layer", where=points.model)
-    kept = [point for point in found if point.layer in layers]
+        stands_for = names & {point.name for point in points.match(pattern)}
+        stands_for.update(binding.spellings.get(pattern, ()))
+        binding.spellings[pattern] = tuple(name for name in points.by_name if name in stands_for)
     if not kept:
         there = sorted({point.layer for point in found if point.layer is not None})
         raise SelectorError(
@@ -142,14 +145,14 @@ def bind_capture(binding: Binding, entry: Capture, texts: Sequence[RowText]) -> 
     kept = binding.before if entry.before else binding.after
     selectors = without_layer(entry.selectors)
     for point in matched(binding, entry.points, entry.selectors):
-        if point.name in kept and dict(kept[point.name].selectors) != selectors:
+        if point.name in kept and dict(kept[point.name].selectors) != own_dims(selectors, point):
             raise SelectorError(
                 f"{point.name!r} is captured twice with different selections ({dict(kept[point.name].selectors)} and "
                 f"{selectors}). Capture what covers both, and read parts with run.at(...).",
                 point=point.name,
             )
         selection = select(selectors, point, binding.layout, texts, model=binding.points.model)
-        kept[point.name] = BoundCapture(point, selectors, selection)
+        kept[point.name] = BoundCapture(point, own_dims(selectors, point), selection)
 
 
 def bind_edit(binding: Binding, entry: Edit, texts: Sequence[RowText]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,47 +37,17 @@ def taps_for(
     binding: Binding, layout: Layout, rows: Int[Tensor, "rows"], record: Record, device: torch.device, grad: bool
 ) -> Taps:
     """The taps of one call over some of the rows."""
-    whole = binding.layout
-    part = layout is not whole
-    actions: dict[str, PointActions] = {}
-    calls = [InsertCall(insert, BoundTap({}, record)) for insert in binding.inserts]
-    by_insert = dict(zip(map(id, binding.inserts), calls, strict=True))
-    for name in {*binding.steps, *binding.after, *binding.before}:
-        acts = PointActions(binding.points.by_name[name], grad=grad)
-        for step in binding.steps.get(name, ()):
-            if isinstance(step, BoundEdit):
-                scene = step.scene(layout, rows, whole)
-                acts.steps.append(partial(step.intervention.edit, scene=scene))
-            else:
-                acts.steps.append(by_insert[id(step)].step(name))
-        if name in binding.after:
-            selection = binding.after[name].selection
-            acts.after = selection.rows(rows) if part else selection
-        if name in binding.before:
-            selection = binding.before[name].selection
-            acts.before = selection.rows(rows) if part else selection
-        actions[name] = acts
-    for insert, made in zip(binding.inserts, calls, strict=True):
-        own = {p.name.removeprefix(f"{insert.name}."): actions[p.name] for p in insert.points if p.name in actions}
-        made.tap = BoundTap(own, record)
-    own_points = {point.name for insert in binding.inserts for point in insert.points}
-    return grouped(binding, layout, rows, record, device, actions, own_points)
-
-
-def grouped(
-    binding: Binding,
-    layout: Layout,
-    rows: Int[Tensor, "rows"],
-    record: Record,
-    device: torch.device,
-    actions: dict[str, PointActions],
-    own_points: set[str],
-) -> Taps:
-    """Actions by layer."""
+    calls = {id(insert): InsertCall(insert, BoundTap({}, record)) for insert in binding.inserts}
+    actions = {
+        name: actions_at(name, binding, layout, rows, calls, grad)
+        for name in {*binding.steps, *binding.after, *binding.before}
+    }
+    for made in calls.values():
+        own = {p.name: actions.pop(p.name) for p in made.bound.points if p.name in actions}
+        made.tap = BoundTap({acts.point.site.name: acts for acts in own.values()}, record)
     by_layer: dict[int | None, dict[str, PointActions]] = {}
-    for name, acts in actions.items():
-        if name not in own_points:
-            by_layer.setdefault(acts.point.layer, {})[acts.point.site.name] = acts
+    for acts in actions.values():
+        by_layer.setdefault(acts.point.layer, {})[acts.point.site.name] = acts
     cuts: dict[int | None, list[BoundEdit]] = {}
     for bound in (edit for edits in binding.cuts.values() for edit in edits):
         cuts.setdefault(bound.point.layer, []).append(bound)
@@ -91,6 +61,31 @@ def grouped(
     return Taps(taps, BoundTap(outside, record)) if outside else Taps(taps)
 
 
+def actions_at(
+    name: str,
+    binding: Binding,
+    layout: Layout,
+    rows: Int[Tensor, "rows"],
+    calls: Mapping[int, InsertCall],
+    grad: bool,
+) -> PointActions:
+    """Everything bound to one point, for a call over some of the rows."""
+    whole = binding.layout
+    acts = PointActions(binding.points.by_name[name], grad=grad)
+    for step in binding.steps.get(name, ()):
+        if not isinstance(step, BoundEdit):
+            acts.steps.append(calls[id(step)].step(name))
+        elif not (scene := step.scene(layout, rows, whole)).selection.empty:
+            acts.steps.append(partial(step.intervention.edit, scene=scene))
+    if acts.steps:
+        acts.pads = layout.pads(acts.point.site.dims)
+    for kept, kind in ((binding.after, "after"), (binding.before, "before")):
+        if name in kept:
+            selection = kept[name].selection
+            setattr(acts, kind, selection if layout is whole else selection.rows(rows))
+    return acts
+
+
 def cut_mask(
     edits: Sequence[BoundEdit], layout: Layout, rows: Tensor, whole: Layout, device: torch.device
 ) -> Tensor | None:
@@ -99,6 +94,8 @@ def cut_mask(
     for edit in edits:
         scene = edit.scene(layout, rows, whole)
         choices = scene.selection.choices
+        if scene.selection.empty:
+            continue
         own_rows = "batch" in choices or any(choice.per_row for choice in choices.values())
         shape = []
         for dim in scene.dims:
@@ -140,7 +137,7 @@ def call(
         )
     made = None
     if record is not None:
-        made = ModelMemory(outcome.memory, layout.start + layout.length, binding.points.model)
+        made = ModelMemory(outcome.memory, layout.start + layout.length, binding.points.model, backend)
     check_fired(binding, kept)
     return Called(outcome.logits, kept, made)
 
@@ -179,7 +176,6 @@ def call_in_chunks(
     memory: ModelMemory | None,
     last_layer: int | None,
     logits: str | None,
-    grad: bool,
 ) -> Called:
     """Run the rows in length-bucketed chunks and join the results: nothing changes but memory."""
     chunks = row_chunks(binding.layout.length, tokens)
@@ -192,7 +188,6 @@ def call_in_chunks(
             memory=None if memory is None else memory.rows(rows),
             last_layer=last_layer,
             logits=logits,
-            grad=grad,
         )
         for rows in chunks
     ]
@@ -200,8 +195,6 @@ def call_in_chunks(
     for name, bound in binding.after.items():
         pieces = [part.record.after[name] for part in parts]
         record.after[name] = joined(pieces, chunks, bound.selection)
-        if grad:
-            record.path[name] = record.after[name]
     for name, bound in binding.before.items():
         pieces = [part.record.before[name] for part in parts]
         record.before[name] = joined(pieces, chunks, bound.selection)

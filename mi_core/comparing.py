@@ -49,6 +49,12 @@ class Comparison:
     _last: Tensor
 
 
+def divergence(base: Float[Tensor, "*where d_vocab"], this: Float[Tensor, "*where d_vocab"]) -> Float[Tensor, "*where"]:
+    """KL(base || this) of log-probabilities, in nats; a token that base never says counts nothing."""
+    terms = torch.where(base.isneginf(), 0.0, base.exp() * (base - this))
+    return terms.sum(-1).clamp(min=0)
+
+
 def compared(run: Run, base: Run, k: int = 5) -> Comparison:
     """See :meth:`Run.compare`."""
     if run.logits.shape != base.logits.shape or not torch.equal(run.mask, base.mask):
@@ -58,16 +64,15 @@ def compared(run: Run, base: Run, k: int = 5) -> Comparison:
         )
     after = run.logits.detach().float().log_softmax(-1)
     before = base.logits.detach().to(after.device).float().log_softmax(-1)
-    # zero probabilities give 0 * -inf
-    kl = (before.exp() * (before - after)).nan_to_num(0.0).sum(-1).clamp(min=0)
+    kl = divergence(before, after)
     if kl.shape == run.mask.shape:
         kl = kl * run.mask.to(kl.device)
-    last = run.last_logits.detach().float().softmax(-1)
-    was = base.last_logits.detach().to(last.device).float().softmax(-1)
+    last = run.last_logits.detach().float().log_softmax(-1)
+    was = base.last_logits.detach().to(last.device).float().log_softmax(-1)
+    kl_last, last, was = divergence(was, last), last.exp(), was.exp()
     rows = []
     for row in range(len(last)):
         ids = (last[row] - was[row]).abs().topk(min(k, last.shape[-1])).indices.tolist()
         rows.append(tuple(Change(run.text_of(i), i, float(was[row, i]), float(last[row, i])) for i in ids))
-    kl_last = (was * (was.clamp(min=1e-45).log() - last.clamp(min=1e-45).log())).sum(-1).clamp(min=0)
     difference = float((run.logits.detach().float() - base.logits.detach().to(after.device).float()).abs().max())
     return Comparison(kl.cpu(), tuple(rows), difference, kl_last.cpu())

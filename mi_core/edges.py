@@ -11,11 +11,11 @@ from torch import Tensor
 from mi_core.errors import SpecError, ValueMismatch
 from mi_core.interventions import Intervention
 from mi_core.scene import Scene
+from mi_core.selectors import merged
+from mi_core.subspaces import wide
 from mi_core.vocabulary import CLOSED
 
 __all__ = ["Knockout", "Reweight"]
-
-EVERY = slice(None)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +43,8 @@ class Reweight(Intervention):
     """Change attention weights: multiply the selected edges by ``scale``, or set them to ``value``.
 
     Rows keep their sum. With ``scale`` the whole row is renormalised; with ``value`` the edges get exactly that
-    weight and the others share the rest in proportion. Edges that the query does not see stay at zero.
+    weight and the others share the rest in proportion (where there are no others, the edges share all of it). A row
+    whose every edge is set to nothing is zero. Edges that the query does not see stay at zero.
     """
 
     query: Any = None
@@ -69,37 +70,45 @@ class Reweight(Intervention):
             )
 
     def edit(self, value: Tensor, scene: Scene) -> Tensor:
-        chosen = scene.selection.write(torch.zeros_like(value), self._ones(value, scene)) > 0
-        chosen &= value > 0
-        before = value.sum(-1, keepdim=True)
+        """The whole pattern after the change."""
+        ones = torch.ones(scene.selection.sizes(value.shape), dtype=torch.bool, device=value.device)
+        chosen = scene.selection.write(torch.zeros_like(value, dtype=torch.bool), ones) & (value > 0)
+        old = wide(value)
+        before = old.sum(-1, keepdim=True)
         if self.scale is not None:
-            new = torch.where(chosen, value * self.scale, value)
-            after = new.sum(-1, keepdim=True)
-            return torch.where(after > 0, new * (before / after.clamp(min=1e-30)), value * 0)
+            new = torch.where(chosen, old * self.scale, old)
+            new = new * ratio(before, new.sum(-1, keepdim=True))
+        else:
+            new = self._with_value(value, chosen, scene)
+        return torch.where(chosen.any(-1, keepdim=True), new.to(value.dtype), value)
+
+    def _with_value(self, value: Tensor, chosen: Tensor, scene: Scene) -> Tensor:
         assert self.value is not None
-        amount = torch.where(chosen, torch.full_like(value, self.value), torch.zeros_like(value))
-        taken = amount.sum(-1, keepdim=True)
-        if bool((taken > before + 1e-6).any()):
+        before = wide(value).sum(-1, keepdim=True)
+        set_ = torch.where(chosen, torch.full_like(wide(value), self.value), 0.0)
+        others = torch.where(chosen, 0.0, wide(value))
+        taken, left = set_.sum(-1, keepdim=True), others.sum(-1, keepdim=True)
+        # a row sums to one up to the rounding of its dtype
+        over = (left > 0) & (taken > before + 4 * torch.finfo(value.dtype).eps)
+        if bool(over.any()):
             raise ValueMismatch(
                 f"Reweight(value={self.value}) gives a row of {scene.point.name!r} the weight {float(taken.max()):.3g} "
                 f"of {float(before.max()):.3g}: set less, or fewer edges.",
                 value=self.value,
             )
-        others = torch.where(chosen, torch.zeros_like(value), value)
-        left = others.sum(-1, keepdim=True)
-        rest = torch.where(left > 0, (before - taken) / left.clamp(min=1e-30), torch.zeros_like(left))
-        changed = chosen.any(-1, keepdim=True)
-        return torch.where(changed, amount + others * rest, value)
+        rest = others * ratio((before - taken).clamp(min=0), left)
+        return torch.where(left > 0, set_ + rest, set_ * ratio(before, taken))
 
-    def _ones(self, value: Tensor, scene: Scene) -> Tensor:
-        return torch.ones(scene.selection.sizes(value.shape), dtype=value.dtype, device=value.device)
+
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``, zero where there is no whole."""
+    return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1.0), 0.0)
 
 
 def take_edges(intervention: Any) -> None:
     """Turn the arguments ``query`` and ``key`` into selectors, so that there is one way to say them."""
     for name, dim in (("query", "query_pos"), ("key", "key_pos")):
         selector = getattr(intervention, name)
-        if selector is not None and selector != EVERY:
-            narrowed = Intervention(selectors=intervention.selectors).at(**{dim: selector}).selectors
-            object.__setattr__(intervention, "selectors", narrowed)
+        if selector is not None and not (isinstance(selector, slice) and selector == slice(None)):
+            object.__setattr__(intervention, "selectors", merged(intervention.selectors, {dim: selector}))
         object.__setattr__(intervention, name, None)

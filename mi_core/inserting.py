@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -81,7 +81,14 @@ class InsertCall:
         return act
 
     def _call(self) -> None:
-        self.results = dict(self.bound.module(self.values, self.tap))
+        results = self.bound.module(self.values, self.tap)
+        if not isinstance(results, Mapping) or not all(isinstance(value, Tensor) for value in results.values()):
+            raise HookContractBroken(
+                f"the insert {self.bound.name!r} returned {type(results).__name__}, not a mapping from the points that "
+                "it writes to tensors.",
+                name=self.bound.name,
+            )
+        self.results = dict(results)
 
     def _result(self, name: str, value: Tensor) -> Tensor:
         # results are keyed by the names that the module gave in ``writes``

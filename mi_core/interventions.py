@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from mi_core.errors import SelectorError, ValueMismatch
+from mi_core.fitting import aligned, fit, from_source
 from mi_core.noise import normal_like, picked_rows
-from mi_core.scene import Scene, Value
+from mi_core.scene import Scene, real_entries
 from mi_core.selectors import Selector, merged
-from mi_core.subspaces import component, orthonormal, unit
+from mi_core.sources import Source, Value
+from mi_core.subspaces import component, orthonormal, unit, wide
 
 __all__ = [
     "Add",
@@ -48,11 +50,11 @@ class Intervention:
 
     kinds: ClassVar[dict[str, type[Intervention]]] = {}
     fitted: ClassVar[tuple[str, ...]] = ()
-    """The fields that hold values for the selected entries."""
+    """The fields that hold values for the selected entries: numbers, tensors or runs."""
+    sources: ClassVar[tuple[str, ...]] = ()
+    """The fields that hold runs."""
     directions: ClassVar[tuple[str, ...]] = ()
     """The fields that hold directions or bases of the last dim."""
-    needs_all_rows: ClassVar[bool] = False
-    """Whether it looks across rows, so that the rows cannot be run in chunks."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -79,10 +81,27 @@ class Intervention:
     def check(self, x: Tensor, scene: Scene) -> None:
         """Refuse what does not fit; ``x`` has the selected shape and no numbers to rely on."""
         for name in self.fitted:
-            scene.fit(getattr(self, name), x, dims=getattr(self, "dims", None), what=name)
+            fit(getattr(self, name), x, scene, dims=getattr(self, "dims", None), what=name)
         for name in self.directions:
             if getattr(self, name) is not None:
                 orthonormal(getattr(self, name), x, scene.point.name)
+
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether it looks across rows, so that the rows cannot be run in chunks."""
+        return False
+
+    def check_kinds(self) -> None:
+        """Refuse values that are no numbers, tensors or runs."""
+        for name in (*self.fitted, *self.sources):
+            value = getattr(self, name)
+            numeric = name in self.fitted and isinstance(value, int | float | Tensor)
+            if not numeric and not isinstance(value, Source):
+                kinds = "a number, a tensor or a run" if name in self.fitted else "a run"
+                raise ValueMismatch(
+                    f"{type(self).__name__}: {name} is {value!r} ({type(value).__name__}); it must be {kinds}.",
+                    value=value,
+                )
 
     def arguments(self) -> dict[str, Any]:
         """The fields that describe it, without the selectors."""
@@ -130,6 +149,16 @@ def is_default(field_: dataclasses.Field[Any], value: object) -> bool:
     return type(value) is type(default) and value == default
 
 
+def check_bounds(edit: Clamp | ClampAlong) -> None:
+    """Refuse bounds that bound nothing, or that nothing can be between."""
+    if (edit.min is None and edit.max is None) or (None not in (edit.min, edit.max) and not edit.min <= edit.max):  # type: ignore[operator]
+        raise ValueMismatch(
+            f"{type(edit).__name__}(min={edit.min}, max={edit.max}): give one bound, or two with min at most max.",
+            min=edit.min,
+            max=edit.max,
+        )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Replace(Intervention):
     """Put a value there. With ``within`` (basis ``[k d]`` or a direction ``[d]``) only the part inside that subspace.
@@ -146,7 +175,7 @@ class Replace(Intervention):
     directions: ClassVar[tuple[str, ...]] = ("within",)
 
     def apply(self, x: Tensor, scene: Scene) -> Tensor:
-        new = scene.fit(self.value, x, dims=self.dims).expand(x.shape)
+        new = fit(self.value, x, scene, dims=self.dims).expand(x.shape)
         if self.within is None:
             return new
         return x + component(new - x, orthonormal(self.within, x, scene.point.name))
@@ -168,11 +197,12 @@ class Add(Intervention):
             raise ValueMismatch(f"Add(norm={self.norm!r}): norm is None or 'match'.", norm=self.norm)
 
     def apply(self, x: Tensor, scene: Scene) -> Tensor:
-        added = scene.fit(self.value, x, dims=self.dims)
+        added = fit(self.value, x, scene, dims=self.dims)
         if self.norm == "match":
             added = added.expand(x.shape)
-            size = x.float().norm(dim=-1, keepdim=True) / added.float().norm(dim=-1, keepdim=True).clamp(min=1e-30)
-            added = (added.float() * size).to(x.dtype)
+            length = wide(added).norm(dim=-1, keepdim=True)
+            unit = wide(added) / torch.where(length > 0, length, 1.0)
+            added = (unit * wide(x).norm(dim=-1, keepdim=True)).to(x.dtype)
         return x + self.scale * added
 
 
@@ -186,7 +216,7 @@ class Scale(Intervention):
     fitted: ClassVar[tuple[str, ...]] = ("factor",)
 
     def apply(self, x: Tensor, scene: Scene) -> Tensor:
-        return x * scene.fit(self.factor, x, dims=self.dims, what="factor")
+        return x * fit(self.factor, x, scene, dims=self.dims, what="factor")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -207,37 +237,47 @@ class Mean(Intervention):
     source: Value = None
     over: tuple[str, ...] = ("batch",)
 
-    needs_all_rows: ClassVar[bool] = True
+    def check_kinds(self) -> None:
+        """Refuse a source that is no run."""
+        if self.source is not None and not isinstance(self.source, Source):
+            raise ValueMismatch(f"Mean: source is {self.source!r}; it must be a run, or None.", value=self.source)
 
     def __post_init__(self) -> None:
         over = (self.over,) if isinstance(self.over, str) else tuple(self.over)
         object.__setattr__(self, "over", over)
 
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether it is a mean over the rows of the run itself."""
+        return self.source is None and "batch" in self.over
+
     def check(self, x: Tensor, scene: Scene) -> None:
         """Refuse dims that the site lacks, and a mean over a single element."""
         unknown = [dim for dim in self.over if dim not in scene.dims]
-        if unknown:
+        if unknown or not self.over:
             raise SelectorError(
-                f"Mean(over={self.over}): {scene.point.name!r} has no dim {unknown[0]!r}; it has {scene.dims}.",
-                dim=unknown[0],
+                f"Mean(over={self.over}): {scene.point.name!r} has the dims {scene.dims}; name some of them.",
+                dims=self.over,
             )
         self.apply(x, scene)
 
     def apply(self, x: Tensor, scene: Scene) -> Tensor:
-        values, present = x, scene.present(x)
+        values, counts = x, scene.selection.counts(scene.layout)
         if self.source is not None:
-            values, present = self.source.take_present(scene.point, scene.selectors)
-            values, present = values.to(x), present.to(x.device)
+            values, counts = self.source.take(scene.point, scene.selectors)
+        present = real_entries(counts, scene.dims, values)
         axes = [scene.dims.index(dim) for dim in self.over]
-        if all(values.shape[axis] == 1 for axis in axes):
+        # along other dims the mask stays narrow
+        sizes = [values.shape[axis] if axis in axes else present.shape[axis] for axis in range(values.ndim)]
+        count = present.expand(sizes).sum(axes, keepdim=True)
+        if int(count.max()) < 2:
             raise ValueMismatch(
                 f"Mean over {self.over} at {scene.point.name!r} has a single element, so it would change nothing. "
                 "Give several rows (or positions), or a reference run as source.",
                 point=scene.point.name,
             )
-        weight = present.expand(values.shape).float()
-        total = (values.float() * weight).sum(axes, keepdim=True)
-        return (total / weight.sum(axes, keepdim=True).clamp(min=1)).to(x.dtype)
+        total = torch.where(present, wide(values), 0.0).sum(axes, keepdim=True)
+        return aligned((total / count.clamp(min=1)).to(x), x, scene)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -250,21 +290,15 @@ class Resample(Intervention):
     source: Value
     seed: int = 0
 
+    sources: ClassVar[tuple[str, ...]] = ("source",)
+
     def check(self, x: Tensor, scene: Scene) -> None:
         """Refuse a source with other shapes."""
         self.apply(x, scene)
 
     def apply(self, x: Tensor, scene: Scene) -> Tensor:
-        taken: Tensor = self.source.take(scene.point, scene.selectors).to(x)
-        chosen = picked_rows(self.seed, scene.selected_rows(), taken.shape[0])
-        new = taken[chosen.to(taken.device)]
-        if new.shape != x.shape:
-            raise ValueMismatch(
-                f"Resample at {scene.point.name!r}: the source run gives {list(new.shape)}, here is {list(x.shape)}. "
-                "Select the same number of positions in both.",
-                point=scene.point.name,
-            )
-        return new
+        among = self.source.take(scene.point, scene.selectors)[0].shape[0]
+        return from_source(self.source, x, scene, picked_rows(self.seed, scene.selected_rows(), among)).to(x)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -289,7 +323,7 @@ class Interpolate(Intervention):
     fitted: ClassVar[tuple[str, ...]] = ("towards",)
 
     def apply(self, x: Tensor, scene: Scene) -> Tensor:
-        return x + self.weight * (scene.fit(self.towards, x, dims=self.dims, what="target") - x)
+        return x + self.weight * (fit(self.towards, x, scene, dims=self.dims, what="target") - x)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -315,12 +349,17 @@ class ClampAlong(Intervention):
     min: float | None = None
     max: float | None = None
 
-    directions: ClassVar[tuple[str, ...]] = ("direction",)
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+    def check(self, x: Tensor, scene: Scene) -> None:
+        """Refuse what is no direction of the last dim."""
+        unit(self.direction, x, scene.point.name)
 
     def apply(self, x: Tensor, scene: Scene) -> Tensor:
-        along = unit(self.direction, x, scene.point.name)
-        coefficient = (x.float() @ along)[..., None]
-        return (x.float() + (coefficient.clamp(self.min, self.max) - coefficient) * along).to(x.dtype)
+        along = unit(self.direction, x, scene.point.name).to(wide(x).dtype)
+        coefficient = (wide(x) @ along)[..., None]
+        return (wide(x) + (coefficient.clamp(self.min, self.max) - coefficient) * along).to(x.dtype)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -329,6 +368,9 @@ class Clamp(Intervention):
 
     min: float | None = None
     max: float | None = None
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     def apply(self, x: Tensor, scene: Scene) -> Tensor:
         return x.clamp(self.min, self.max)

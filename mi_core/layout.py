@@ -90,10 +90,16 @@ class Layout:
         assert size is not None
         return torch.arange(size) < self.counts(dim)[:, None]
 
-    @property
-    def ragged(self) -> bool:
-        """Whether rows differ in length."""
-        return self.mask is not None and bool((self.length != self.width).any())
+    def pads(self, dims: Sequence[str]) -> Bool[Tensor, "..."] | None:
+        """Which entries of an inside value with these dims are no real tokens, broadcastable; None where all are."""
+        pads: Tensor | None = None
+        for axis, dim in enumerate(dims):
+            if dim in POSITION_DIMS and not bool((real := self.real(dim)).all()):
+                view = [len(real), *[1] * (len(dims) - 1)]
+                view[axis] = real.shape[1]
+                here = ~real.reshape(view)
+                pads = here if pads is None else pads | here
+        return pads
 
     def rows(self, index: Tensor) -> Layout:
         """Some of the rows, cut to the longest of them."""

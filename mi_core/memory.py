@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mi_core.errors import MemoryMismatch
-from mi_core.protocols import Memory
+from mi_core.protocols import Backend, Memory
 
 __all__ = ["ModelMemory"]
 
@@ -24,7 +24,9 @@ class ModelMemory:
     length: Int[Tensor, "batch"]
     """Positions that each row has seen."""
     model: str
-    """The model it came from."""
+    """The name of the model it came from."""
+    backend: Backend = field(repr=False)
+    """That model: no other continues from it."""
 
     def cut(self, length: Int[Tensor, "batch"]) -> ModelMemory:
         """As if row r had seen ``length[r]`` positions.
@@ -37,15 +39,15 @@ class ModelMemory:
                 f"a memory of {self.length.tolist()} positions cannot be cut to {length.tolist()}.",
                 length=length.tolist(),
             )
-        return ModelMemory(tuple(layer.cut(length) for layer in self.layers), length, self.model)
+        return replace(self, layers=tuple(layer.cut(length) for layer in self.layers), length=length)
 
     def rows(self, index: Int[Tensor, "rows"]) -> ModelMemory:
         """Row r becomes row ``index[r]``."""
-        return ModelMemory(tuple(layer.rows(index) for layer in self.layers), self.length[index], self.model)
+        return replace(self, layers=tuple(layer.rows(index) for layer in self.layers), length=self.length[index])
 
     def to(self, device: Any) -> ModelMemory:
         """The same memory on another device."""
-        return ModelMemory(tuple(layer.to(device) for layer in self.layers), self.length, self.model)
+        return replace(self, layers=tuple(layer.to(device) for layer in self.layers))
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Its tensors by name, ``"0.keys"``, ..."""
@@ -56,11 +58,12 @@ class ModelMemory:
         """How much memory its tensors take."""
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
-    def check(self, model: str, n_layers: int, batch: int) -> None:
+    def check(self, backend: Backend, model: str, batch: int) -> None:
         """Refuse to continue another model or another number of rows."""
-        if self.model != model or len(self.layers) != n_layers:
+        if self.backend is not backend:
             raise MemoryMismatch(
-                f"this memory belongs to {self.model!r} ({len(self.layers)} layers), not to {model!r} ({n_layers}).",
+                f"this memory ({self.model!r}, {len(self.layers)} layers) is not of this model ({model!r}, "
+                f"{backend.shape.n_layers} layers). Run the prefix with the model that goes on from it.",
                 model=self.model,
             )
         if len(self.length) != batch:

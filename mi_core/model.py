@@ -142,13 +142,13 @@ class Model:
             raise InputError(f'logits={logits!r}: ask for "all", "last" or None.', logits=logits)
         prompts = self._read(inputs, attention_mask, position_ids)
         if memory is not None:
-            memory.check(self.name, self.shape.n_layers, len(prompts.ids))
+            memory.check(self.backend, self.name, len(prompts.ids))
         layout = Layout.of(prompts, None if memory is None else memory.length)
         layout.check_context(self.shape, self.name)
         binding = bind(spec, self.points, layout, prompts.rows)
         last_layer = binding.last_layer if logits is None else None
         if resumable:
-            last_layer = None if logits is not None else self.shape.n_layers - 1
+            last_layer = None if logits is not None else max(binding.last_layer, self.shape.n_layers - 1)
         called = self._call(binding, memory, last_layer, logits, grad, resumable, batch_tokens)
         return self._finished(binding, prompts, called, last_layer, logits, time.perf_counter() - began)
 
@@ -181,8 +181,8 @@ class Model:
         resumable: bool,
         batch_tokens: int | None,
     ) -> Called:
-        outside = any(binding.points.by_name[name].layer is None for name in binding.asked)
-        computed = "all" if logits == "last" and outside else logits
+        # somebody who looks behind the layers sees every position
+        computed = "all" if logits == "last" and binding.last_layer == self.shape.n_layers else logits
         if batch_tokens is not None:
             if batch_tokens < 1:
                 raise InputError(f"batch_tokens={batch_tokens}: at least 1.", batch_tokens=batch_tokens)
@@ -197,7 +197,6 @@ class Model:
                 memory=memory,
                 last_layer=last_layer,
                 logits=computed,
-                grad=False,
             )
         else:
             called = call(

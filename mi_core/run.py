@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_core.errors import ChangedInPlace, MissingActivation, SelectorError
+from mi_core.errors import ChangedInPlace, EmptyInput, MissingActivation, SelectorError, UnknownPoint
 from mi_core.fingerprint import fingerprint, version_of
 from mi_core.layout import POSITION_DIMS, Layout
 from mi_core.losses import losses_of
@@ -19,9 +19,9 @@ from mi_core.memory import ModelMemory, after_position
 from mi_core.names import Point, Points
 from mi_core.prompts import Prompts
 from mi_core.receipt import Receipt
-from mi_core.scene import Recorded
-from mi_core.selection import Selection, select
+from mi_core.selection import Selection, own_dims, select
 from mi_core.selectors import Selector, canonical
+from mi_core.sources import Recorded
 
 if TYPE_CHECKING:  # compared only when somebody asks
     from mi_core.comparing import Comparison
@@ -81,7 +81,7 @@ class Run(Mapping[str, Tensor]):
         self._captured = dict(captured)
         self._before = dict(before)
         self._memory = memory
-        self._shown: dict[tuple[str, bool], Tensor] = {}
+        self._shown: dict[tuple[str, bool], tuple[Tensor, int]] = {}
         self.receipt = receipt
 
     # -- the mapping -----------------------------------------------------------------------------
@@ -97,7 +97,11 @@ class Run(Mapping[str, Tensor]):
         return len(self._captured)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._canonical(name) in self._captured
+        """Whether the point was captured; False also for a name that the model does not have."""
+        try:
+            return isinstance(name, str) and self._canonical(name) in self._captured
+        except UnknownPoint:
+            return False
 
     def __repr__(self) -> str:
         rows, columns = self.tokens.shape
@@ -124,8 +128,9 @@ class Run(Mapping[str, Tensor]):
     def _out(self, captured: Captured, kind: str) -> Tensor:
         key = (captured.point.name, kind == "before")
         if key not in self._shown:
-            self._shown[key] = self._as_shown(captured, captured.value)
-        return self._shown[key]
+            shown = self._as_shown(captured, captured.value)
+            self._shown[key] = shown, version_of(shown)
+        return self._shown[key][0]
 
     def _as_shown(self, captured: Captured, value: Tensor) -> Tensor:
         """A selected value in the layout of the input; selected positions stay in the order of the selection."""
@@ -202,7 +207,9 @@ class Run(Mapping[str, Tensor]):
     def loss(self) -> Float[Tensor, ""]:
         """The mean loss (nats) over all tokens that have one before them."""
         self._need_all_logits("loss")
-        counted = (self._layout.length - 1).clamp(min=0).sum()
+        counted = int((self._layout.length - 1).sum())
+        if counted == 0:
+            raise EmptyInput("no row has a second token, so there is nothing to predict: a loss needs two tokens.")
         return self.token_losses.sum() / counted
 
     def _need_all_logits(self, what: str) -> None:
@@ -224,52 +231,43 @@ class Run(Mapping[str, Tensor]):
         each row's last real token.
         """
         captured = self._find(name, self._captured)
-        asked = {dim: canonical(dim, selector) for dim, selector in selectors.items()}
+        asked = own_dims({dim: canonical(dim, selector) for dim, selector in selectors.items()}, captured.point)
         wanted = {**captured.selectors, **asked}
         kept = self._taken(captured, wanted)
         drops = [axis for axis, dim in enumerate(captured.selection.dims) if isinstance(wanted.get(dim), int)]
         return kept.squeeze(drops) if drops else kept
 
-    def take(self, point: Point, selectors: Mapping[str, Selector]) -> Tensor:
-        """The same point, the same selection, of this run: every dim of the site kept, left-aligned."""
-        return self._taken(self._find(point.name, self._captured), dict(selectors))
+    def take(
+        self, point: Point, selectors: Mapping[str, Selector]
+    ) -> tuple[Tensor, Mapping[str, Int[Tensor, "batch"]]]:
+        """The same point, the same selection, of this run, left-aligned: see :class:`mi_core.sources.Source`."""
+        value = self._taken(self._find(point.name, self._captured), selectors)
+        return value, self._select(selectors, point).counts(self._layout)
 
-    def take_present(self, point: Point, selectors: Mapping[str, Selector]) -> tuple[Tensor, Tensor]:
-        """Like :meth:`take`, and which entries are real tokens."""
-        value = self.take(point, selectors)
-        present = torch.ones([1] * value.ndim, dtype=torch.bool)
-        for axis, dim in enumerate(point.site.dims):
-            if dim in POSITION_DIMS:
-                selection = select(selectors, point, self._layout, self._prompts.rows)
-                choice = selection.choices.get(dim)
-                real = self._layout.real(dim) if choice is None else choice.present
-                if real is not None:
-                    view = [1] * value.ndim
-                    view[0], view[axis] = real.shape
-                    present = present & real.reshape(view)
-        return value, present
+    def _select(self, selectors: Mapping[str, Selector], point: Point) -> Selection:
+        return select(selectors, point, self._layout, self._prompts.rows, model=self.receipt.model)
 
     def _taken(self, captured: Captured, wanted: Mapping[str, Selector]) -> Tensor:
-        if version_of(captured.value) != captured.version:
+        shown, version = self._shown.get((captured.point.name, False), (captured.value, captured.version))
+        if version_of(captured.value) != captured.version or version_of(shown) != version:
             raise ChangedInPlace(
                 f"the captured {captured.point.name!r} was changed in place, so this run no longer holds what it saw. "
                 "Edit a .clone() of it.",
                 point=captured.point.name,
             )
         held = captured.selectors
-        if fingerprint(dict(held)) == fingerprint(dict(wanted)):
-            return captured.kept()
         more = {dim: selector for dim, selector in wanted.items() if dim not in held}
         same = {dim: selector for dim, selector in wanted.items() if dim in held}
-        positional = held and any(dim == "batch" or dim in POSITION_DIMS for dim in more)
-        if fingerprint(same) != fingerprint(dict(held)) or positional:
+        # rows that were selected are no longer where their positions would be looked up
+        lost = "batch" in held and any(dim in POSITION_DIMS for dim in more)
+        if lost or fingerprint(same) != fingerprint(dict(held)):
             raise MissingActivation(
                 f"this run captured {captured.point.name!r} only at {dict(held)}; {dict(wanted)} is asked. Capture "
                 "the same selection, or the whole activation.",
                 point=captured.point.name,
             )
-        selection = select(more, captured.point, self._layout, self._prompts.rows, model=self.receipt.model)
-        return selection.gather(captured.kept())[0]
+        kept = captured.kept()
+        return self._select(more, captured.point).gather(kept)[0] if more else kept
 
     def layers(self, site: str) -> tuple[int, ...]:
         """The layers in which this run captured a site: the labels of :meth:`stack`'s first dim."""
@@ -299,9 +297,17 @@ class Run(Mapping[str, Tensor]):
         points = [point for point in self._points.match(patterns) if point.name in self._captured]
         if not points:
             raise MissingActivation(f"this run captured none of {list(patterns)}.", points=tuple(patterns))
-        values = {point.name: self.take(point, own) for point in points}
-        provenance = {"model": self.receipt.model, "tokens": [list(row.ids) for row in self._prompts.rows]}
-        return Recorded(values, provenance)
+        taken = {point.name: self.take(point, own) for point in points}
+        return Recorded(
+            values={name: value for name, (value, _) in taken.items()},
+            counts={name: counts for name, (_, counts) in taken.items()},
+            selectors=own,
+            provenance={
+                **self.receipt.to_json()["provenance"],
+                "model": self.receipt.model,
+                "tokens": [list(row.ids) for row in self._prompts.rows],
+            },
+        )
 
     # -- gradients, memory, comparison -------------------------------------------------------------
 
@@ -343,25 +349,23 @@ class Run(Mapping[str, Tensor]):
             keep = isinstance(target, torch.dtype) and not tensor.is_floating_point()
             return tensor if keep else tensor.to(target)
 
-        return self._mapped(moved)
-
-    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Run:
         def each(kept: Mapping[str, Captured]) -> dict[str, Captured]:
-            result = {}
-            for name, c in kept.items():
-                value = change(c.value)
-                result[name] = Captured(c.point, c.selectors, c.selection, value, version_of(value))
-            return result
+            values = {name: moved(captured.value) for name, captured in kept.items()}
+            return {
+                name: replace(captured, value=values[name], version=version_of(values[name]), path=None)
+                for name, captured in kept.items()
+            }
 
         return Run(
             prompts=self._prompts,
             layout=self._layout,
             points=self._points,
-            logits=None if self._logits is None else change(self._logits),
+            logits=None if self._logits is None else moved(self._logits),
             last_only=self._last_only,
             captured=each(self._captured),
             before=each(self._before),
             receipt=self.receipt,
+            memory=None if self._memory is None or isinstance(target, torch.dtype) else self._memory.to(target),
         )
 
     def save(self, path: str | Path) -> None:

@@ -20,7 +20,7 @@ from mi_core.prompts import RowText
 from mi_core.selectors import Mask, Selector, TextPosition, as_index, chosen
 from mi_core.vocabulary import ACCEPTED_DIMS
 
-__all__ = ["Choice", "Selection", "select"]
+__all__ = ["Choice", "Selection", "own_dims", "select"]
 
 CPU = torch.device("cpu")
 
@@ -59,6 +59,11 @@ class Selection:
     def __bool__(self) -> bool:
         return bool(self.choices)
 
+    @property
+    def empty(self) -> bool:
+        """Whether it reaches none of the rows (of a call that covers some of them)."""
+        return "batch" in self.choices and len(self.choices["batch"].index) == 0
+
     def rows(self, index: Int[Tensor, "rows"]) -> Selection:
         """The same selection for some of the rows of the call."""
         choices = {dim: choice.rows(index) for dim, choice in self.choices.items()}
@@ -75,6 +80,22 @@ class Selection:
             self.choices[dim].index.shape[-1] if dim in self.choices else size
             for dim, size in zip(self.dims, shape, strict=True)
         ]
+
+    def counts(self, layout: Layout) -> dict[str, Tensor]:
+        """How many real entries each selected row has along each position dim; they come first."""
+        batch = self.choices.get("batch")
+        counts = {}
+        for dim in self.dims:
+            if dim in POSITION_DIMS:
+                choice = self.choices.get(dim)
+                if choice is None:
+                    count = layout.counts(dim)
+                elif choice.present is None:
+                    count = torch.full((len(layout.ids),), choice.index.shape[-1])
+                else:
+                    count = choice.present.sum(1)
+                counts[dim] = count if batch is None else count[batch.index]
+        return counts
 
     def _grid(self, shape: Sequence[int], device: torch.device) -> tuple[list[Tensor], Tensor | None]:
         """One index for each dim up to the last that is selected, broadcastable to each other; and what is present."""
@@ -140,8 +161,7 @@ def select(
     """Resolve selectors at a point for the rows of a call; refuses what the site does not have."""
     site = point.site
     choices: dict[str, Choice] = {}
-    for asked, selector in selectors.items():
-        dim = accepted(asked, selector, point)
+    for dim, selector in own_dims(selectors, point).items():
         if dim in POSITION_DIMS:
             choices[dim] = choose_positions(dim, selector, layout, texts, point.name)
             continue
@@ -157,6 +177,17 @@ def select(
             raise SelectorError(f"{dim}={selector!r} selects an entry twice at {point.name!r}.", dim=dim)
         choices[dim] = Choice(as_index(index, CPU), drop=isinstance(selector, int))
     return Selection(site.dims, choices)
+
+
+def own_dims(selectors: Mapping[str, Selector], point: Point) -> dict[str, Selector]:
+    """Selectors by the site's own names of its dims."""
+    named: dict[str, Selector] = {}
+    for asked, selector in selectors.items():
+        dim = accepted(asked, selector, point)
+        if dim in named:
+            raise SelectorError(f"{asked!r} and {dim!r} are one dim of {point.name!r}: select it once.", dim=dim)
+        named[dim] = selector
+    return named
 
 
 def accepted(dim: str, selector: Selector, point: Point) -> str:

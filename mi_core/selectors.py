@@ -5,6 +5,7 @@ Positions are counted on real tokens, for each row. Ints and lists must exist in
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -54,15 +55,19 @@ def canonical(dim: str, selector: Any) -> Selector:
     if isinstance(selector, TextPosition):
         return selector
     if isinstance(selector, range):
-        selector = slice(selector.start, selector.stop, selector.step)
+        # a slice would read negative ends from the other end
+        counted = selector.start >= 0 and selector.stop >= 0
+        selector = slice(selector.start, selector.stop, selector.step) if counted else list(selector)
     if isinstance(selector, Tensor | np.ndarray | np.generic):
         selector = selector.tolist()
     if isinstance(selector, slice):
-        if not all(part is None or isinstance(part, int) for part in (selector.start, selector.stop, selector.step)):
+        ends = (selector.start, selector.stop, selector.step)
+        if not all(part is None or hasattr(part, "__index__") for part in ends):
             raise SelectorError(f"{dim}={selector!r}: a slice is made of ints.", dim=dim, selector=selector)
-        if selector.step is not None and selector.step < 1:
+        start, stop, step = (part if part is None else operator.index(part) for part in ends)
+        if step is not None and step < 1:
             raise SelectorError(f"{dim}={selector!r}: a slice steps forward.", dim=dim, selector=selector)
-        return selector
+        return slice(start, stop, step)
     if isinstance(selector, bool) or selector is None:
         raise SelectorError(
             f"{dim}={selector!r} selects nothing that can be counted. Use an int, a slice, a list of ints, a list of "
@@ -73,10 +78,11 @@ def canonical(dim: str, selector: Any) -> Selector:
     if isinstance(selector, int):
         return selector
     if isinstance(selector, Sequence) and not isinstance(selector, str):
-        if selector and all(isinstance(item, bool) for item in selector):
-            return Mask(selector)
-        if all(isinstance(item, int) and not isinstance(item, bool) for item in selector):
-            return tuple(selector)
+        items: list[Any] = [item.item() if isinstance(item, Tensor | np.generic) else item for item in selector]
+        if items and all(isinstance(item, bool) for item in items):
+            return Mask(items)
+        if all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+            return tuple(items)
     hint = f" For a text position write Span({selector!r})." if isinstance(selector, str) else ""
     raise SelectorError(
         f"{dim}={selector!r} is no selector: use an int, a slice, a list of ints, a list of bools, or a text "

@@ -169,10 +169,10 @@ def intervene(points: str | Iterable[str], intervention: Intervention) -> HookSp
             f"{intervention!r} is no intervention: use Replace(value), Add(value), Zero(), Apply(function), ...",
             intervention=intervention,
         )
+    intervention.check_kinds()
     held = list(tensors_in(intervention.arguments()))
-    for tensor in held:
-        if not tensor.is_floating_point() and tensor.dtype.is_complex:
-            raise ValueMismatch(f"{intervention!r} holds a complex tensor.", dtype=tensor.dtype)
+    if any(tensor.is_complex() for tensor in held):
+        raise ValueMismatch(f"{intervention!r} holds a complex tensor; activations are real.")
     versions = tuple((tensor, version_of(tensor)) for tensor in held)
     return HookSpec((Edit(named(points), intervention, versions),))
 

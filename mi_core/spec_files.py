@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mi_core.errors import NotSerialisable, SpecError
 from mi_core.interventions import Apply, Intervention
-from mi_core.scene import Recorded
-from mi_core.selectors import selector_from_json, selector_to_json
+from mi_core.selectors import Selector, selector_from_json, selector_to_json
+from mi_core.sources import Recorded
 from mi_core.spec import Capture, Edit, Entry, HookSpec, Insert, capture, intervene
 
 __all__ = ["load_spec", "save_spec", "spec_to_json"]
@@ -26,6 +28,8 @@ def spec_to_json(spec: HookSpec) -> dict[str, Any]:
 
 def save_spec(spec: HookSpec, path: Path) -> None:
     """Write ``path`` (JSON) and, where there are tensors, the same name with ``.safetensors``."""
+    if path == tensor_file(path):
+        raise SpecError(f"{str(path)!r} is where the tensors of a spec go: save it as .json.", path=path)
     tensors: dict[str, Tensor] = {}
     data = {"format": FORMAT, "entries": [entry_to_json(entry, tensors) for entry in spec.entries]}
     if tensors:
@@ -45,12 +49,39 @@ def load_spec(path: Path) -> HookSpec:
         raise SpecError(f"{str(path)!r} is not valid JSON: {error}", path=path) from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise SpecError(f"{str(path)!r} is no saved spec: its format is not {FORMAT!r}.", path=path)
-    tensors: dict[str, Tensor] = {}
-    if tensor_file(path).exists():
+    tensors = Tensors(tensor_file(path))
+    try:
+        return sum((entry_from_json(entry, tensors) for entry in data["entries"]), HookSpec())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"{str(path)!r} is no saved spec: {type(error).__name__}: {error}.", path=path) from error
+
+
+class Tensors:
+    """The tensors beside a saved spec, read when the first is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.held: dict[str, Tensor] | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self.held is None:
+            self.held = self._read()
+        if name not in self.held:
+            raise SpecError(f"{str(self.path)!r} has no {name!r}: it is of another spec.", path=self.path)
+        return self.held[name]
+
+    def _read(self) -> dict[str, Tensor]:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        tensors = load_file(tensor_file(path))
-    return sum((entry_from_json(entry, tensors) for entry in data["entries"]), HookSpec())
+        if not self.path.exists():
+            raise SpecError(
+                f"the spec's tensors are not at {str(self.path)!r}: keep both files together.", path=self.path
+            )
+        try:
+            return load_file(self.path)
+        except (OSError, SafetensorError) as error:
+            raise SpecError(f"{str(self.path)!r} cannot be read: {error}.", path=self.path) from error
 
 
 def tensor_file(path: Path) -> Path:
@@ -73,6 +104,7 @@ def entry_to_json(entry: Entry, tensors: dict[str, Tensor]) -> dict[str, Any]:
             "before": entry.before,
             "at": {dim: selector_to_json(selector) for dim, selector in entry.selectors.items()},
         }
+    entry.check_unchanged()
     edit = entry.intervention
     return {
         "kind": "intervene",
@@ -95,6 +127,9 @@ def value_to_json(value: Any, entry: Edit, tensors: dict[str, Tensor]) -> Any:
         value = value.recorded(entry.points, entry.intervention.selectors)
     return {
         "recorded": {name: kept(tensor, tensors) for name, tensor in value.values.items()},
+        "counts": {
+            name: {dim: count.tolist() for dim, count in counts.items()} for name, counts in value.counts.items()
+        },
         "provenance": dict(value.provenance),
     }
 
@@ -106,7 +141,7 @@ def kept(tensor: Tensor, tensors: dict[str, Tensor]) -> str:
     return name
 
 
-def entry_from_json(data: dict[str, Any], tensors: dict[str, Tensor]) -> HookSpec:
+def entry_from_json(data: dict[str, Any], tensors: Tensors) -> HookSpec:
     """The inverse of :func:`entry_to_json`."""
     selectors = {dim: selector_from_json(item) for dim, item in data["at"].items()}
     if data["kind"] == "capture":
@@ -118,11 +153,11 @@ def entry_from_json(data: dict[str, Any], tensors: dict[str, Tensor]) -> HookSpe
             f"the spec uses an intervention {data['intervention']!r} that is not known here: import its package.",
             intervention=data["intervention"],
         )
-    arguments = {name: value_from_json(value, tensors) for name, value in data["arguments"].items()}
+    arguments = {name: value_from_json(value, tensors, selectors) for name, value in data["arguments"].items()}
     return intervene(data["points"], kind(**arguments, selectors=selectors))
 
 
-def value_from_json(value: Any, tensors: dict[str, Tensor]) -> Any:
+def value_from_json(value: Any, tensors: Tensors, selectors: Mapping[str, Selector]) -> Any:
     """The inverse of :func:`value_to_json`."""
     if not isinstance(value, dict):
         return value
@@ -130,4 +165,8 @@ def value_from_json(value: Any, tensors: dict[str, Tensor]) -> Any:
         return tensors[value["tensor"]]
     if "tuple" in value:
         return tuple(value["tuple"])
-    return Recorded({name: tensors[key] for name, key in value["recorded"].items()}, value["provenance"])
+    counts = {
+        name: {dim: torch.tensor(count) for dim, count in counts.items()} for name, counts in value["counts"].items()
+    }
+    own = {dim: selector for dim, selector in selectors.items() if dim != "layer"}
+    return Recorded({name: tensors[key] for name, key in value["recorded"].items()}, counts, own, value["provenance"])

@@ -1,4 +1,4 @@
-"""Directions and subspaces of the last dim: normalised and projected in float32."""
+"""Directions and subspaces of the last dim: in float32, or in the activation's dtype if that is wider."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mi_core.errors import ValueMismatch
 
-__all__ = ["component", "orthonormal", "unit"]
+__all__ = ["component", "orthonormal", "unit", "wide"]
 
 
 def unit(direction: Tensor, x: Tensor, where: str) -> Float[Tensor, "d"]:
@@ -22,7 +22,7 @@ def unit(direction: Tensor, x: Tensor, where: str) -> Float[Tensor, "d"]:
 
 def orthonormal(basis: Tensor, x: Tensor, where: str) -> Float[Tensor, "k d"]:
     """An orthonormal basis of the span of one vector ``[d]`` or several ``[k d]``; refuses dependent ones."""
-    rows = basis.to(device=x.device, dtype=torch.float32)
+    rows = basis.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.shape[-1] != x.shape[-1]:
         raise ValueMismatch(
@@ -46,4 +46,10 @@ def orthonormal(basis: Tensor, x: Tensor, where: str) -> Float[Tensor, "k d"]:
 
 def component(x: Tensor, basis: Float[Tensor, "k d"]) -> Tensor:
     """The part of ``x`` inside the span of an orthonormal basis, in ``x``'s dtype."""
-    return (x.float() @ basis.mT @ basis).to(x.dtype)
+    basis = basis.to(wide(x).dtype)
+    return (wide(x) @ basis.mT @ basis).to(x.dtype)
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` in float32, or in its own dtype if that is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -65,6 +65,8 @@ class PointActions:
     after: Selection | None = None
     before: Selection | None = None
     grad: bool = False
+    pads: Tensor | None = None
+    """Entries that are no real tokens: no write reaches them, so that they never influence anything."""
 
     @property
     def edits(self) -> bool:
@@ -98,7 +100,7 @@ class PointActions:
             value = value.to(dtype)
         if self.point.site.keeps_masked:
             value = torch.where(original == CLOSED, original, value)
-        return value
+        return value if self.pads is None else torch.where(self.pads.to(value.device), original, value)
 
     def _check(self, value: Tensor) -> None:
         site = self.point.site

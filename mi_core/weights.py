@@ -30,6 +30,8 @@ class Weights:
         Raises:
             UnknownPoint: the model has none of that name; the message names the closest.
         """
+        if not hasattr(self._backend, "weight"):
+            raise UnknownPoint(f"{self._model} gives no weights by name: its backend has no weight(name).", name=name)
         try:
             return self._backend.weight(name)
         except KeyError as error:
