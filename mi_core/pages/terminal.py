@@ -65,9 +65,11 @@ class Bands:
             yield Text(self.title, style="bold")
         for start, stop in bands(widths, max(options.max_width - edge, 1)):
             table = Table(box=None, padding=0, show_edge=False, pad_edge=False)
-            table.add_column(self.strip.corner, style="dim", no_wrap=True, min_width=edge)
+            table.add_column(
+                self.strip.corner, style="dim", overflow="fold", min_width=min(edge, options.max_width // 2)
+            )
             for name in names[start:stop]:
-                table.add_column(Text(f" {name} "), no_wrap=True, overflow="fold")
+                table.add_column(Text(f" {name} "), overflow="fold")
             for (label, values), texts in zip(self.strip.rows, self.texts, strict=True):
                 cells = [heated(texts[i], float(values[i]), self.heat) for i in range(start, stop)]
                 for cell, width in zip(cells, widths[start:stop], strict=True):

@@ -20,7 +20,7 @@ from torch import Tensor
 import mi_core as mi
 from mi_analyses.readout import Readout, read_out
 from mi_core.analysis import Analysis, require
-from mi_core.errors import SelectorError
+from mi_core.errors import SelectorError, TokenOutOfRange
 from mi_core.hookspecs import hookimpl
 from mi_core.labelled import Label, Labelled
 from mi_core.names import Point
@@ -108,13 +108,14 @@ def logit_lens(
     Raises:
         UnsupportedAnalysis: the model has no residual stream to read.
         NotSingleToken: a text of ``tokens`` is several tokens.
+        TokenOutOfRange: an id of ``tokens`` is not in the vocabulary.
         SelectorError: no position selected, or ``top`` beyond the vocabulary.
     """
     require(model, NEEDS, "logit_lens")
     size = model.shape.d_vocab
     if not 1 <= top <= size:
         raise SelectorError(f"top={top!r}: the vocabulary has {size} tokens, so top lies between 1 and {size}", top=top)
-    followed = tuple(token if isinstance(token, int) else single(model, token) for token in tokens)
+    followed = tuple(token_id(model, token) for token in tokens)
     points = lens_points(model, sites)
     last = f"blocks.{model.shape.n_layers - 1}.hook_resid_post"
     names = [point.name for point in points]
@@ -147,7 +148,7 @@ def lens_points(model: mi.Model, sites: Sequence[str]) -> list[Point]:
     for point in chosen:
         if point.site.dims != ("batch", "pos", "d_model"):
             raise SelectorError(
-                f"{point.name!r} has the axes {point.site.dims!r}: the lens reads sites with ('batch', 'pos', 'd_model')",
+                f"{point.name!r} has the axes {point.site.dims!r}; the lens reads ('batch', 'pos', 'd_model') only",
                 point=point.name,
             )
     order = {point.name: number for number, point in enumerate(model.hook_points())}
@@ -269,11 +270,15 @@ def first_layer(rank: Int[Tensor, "point *cells"], layers: Sequence[int], top: i
     return torch.where(inside.any(0), layer, -1)
 
 
-def single(model: mi.Model, text: str) -> int:
-    """The one token that a text is."""
-    if model.tokenizer is None:
-        raise no_tokenizer(model.name)
-    return model.tokenizer.single(text)
+def token_id(model: mi.Model, token: str | int) -> int:
+    """The id of a token that is given as its text, or as its id."""
+    if isinstance(token, str):
+        if model.tokenizer is None:
+            raise no_tokenizer(model.name)
+        return model.tokenizer.single(token)
+    if not 0 <= token < model.shape.d_vocab:
+        raise TokenOutOfRange(f"token {token!r}: the vocabulary has {model.shape.d_vocab}, from 0", id=token)
+    return token
 
 
 @hookimpl

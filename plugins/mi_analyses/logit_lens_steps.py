@@ -91,6 +91,8 @@ def summary(lens: Any, row: int, column: int) -> str:
     leads = next((i for i in range(len(rungs)) if all(rung.rank == 1 for rung in rungs[i:])), None)
     if enters is None:
         return f"{answer} is not among the top {top} at any of these points."
+    if leads is not None and rungs[leads].label == enters:
+        return f"{answer} leads from {enters} on."
     entered = f"{answer} enters the top {top} at {enters}"
     if leads is None:
         return f"{entered} and does not lead at the last of these points."

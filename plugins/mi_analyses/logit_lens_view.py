@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -53,31 +53,55 @@ def prompt(tokens: Sequence[str], read: set[int]) -> Text:
 
 def ladder(lens: Any, row: int, column: int) -> list[RenderableType]:
     """One position: how the answer rises, layer by layer, and what stands beside it."""
-    rungs = steps(lens, row, column)
     position = int(lens.position.values[row, column])
-    answer = visible(lens.text[int(lens.answer_id.values[row, column])])
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
-    table.add_column("layer", no_wrap=True, style="dim")
-    table.add_column(Text(f"p({answer})", "bold"), no_wrap=True)
-    table.add_column("rank", justify="right", no_wrap=True)
-    table.add_column("nats", justify="right", no_wrap=True)
-    table.add_column("KL", justify="right", no_wrap=True)
-    table.add_column(f"top {len(rungs[0].top)} in %", overflow="fold")
-    for rung in rungs:
-        table.add_row(
-            rung.label,
-            Text(f"{bar(rung.answer, 8)} {percent(rung.answer):>6}", "green" if rung.rank == 1 else "yellow"),
-            f"#{rung.rank}",
-            f"{rung.entropy:.2f}",
-            f"{rung.kl:.2f}",
-            Flow([said(token, p, token == rung.answer_text) for token, p in rung.top]),
-        )
     where = f"position {position} {visible(lens.provenance.tokens[row][position])}"
-    parts: list[RenderableType] = [table, Text(), Text(summary(lens, row, column), "bold")]
-    parts.append(Text(f"At {where}. nats: entropy; KL: nats from the final distribution; a dot is a space.", "dim"))
+    parts: list[RenderableType] = [Ladder(steps(lens, row, column)), Text()]
     if lens.token_rank.coords["token"]:
-        parts[1:1] = [Text(), followed(lens, row, column)]
+        parts += [followed(lens, row, column), Text()]
+    parts.append(Text(summary(lens, row, column), "bold"))
+    parts.append(Text(f"At {where}. nats: entropy; KL: nats from the final distribution; a dot is a space.", "dim"))
     return parts
+
+
+class Ladder:
+    """One line for each point; where the width does not allow columns, its numbers one after the other."""
+
+    def __init__(self, rungs: Sequence[Step]) -> None:
+        self.rungs = rungs
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+        table = self.table()
+        if table.__rich_measure__(console, options.update(max_width=10_000)).minimum <= options.max_width:
+            yield table
+            return
+        yield Text(f"p({visible(self.rungs[0].answer_text)}), its rank, entropy, KL, top tokens in %", "dim")
+        for rung in self.rungs:
+            numbers = (percent(rung.answer), f"#{rung.rank}", f"{rung.entropy:.2f} nats", f"KL {rung.kl:.2f}")
+            yield Text(rung.label, "bold")
+            yield Flow([Text(number) for number in numbers] + self.said(rung))
+
+    def said(self, rung: Step) -> list[Text]:
+        """The likeliest tokens of a point."""
+        return [said(token, p, token == rung.answer_text) for token, p in rung.top]
+
+    def table(self) -> Table:
+        """The points in columns."""
+        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
+        table.add_column("layer", no_wrap=True, style="dim")
+        table.add_column(Text(f"p({visible(self.rungs[0].answer_text)})", "bold"), no_wrap=True)
+        for heading in ("rank", "nats", "KL"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(f"top {len(self.rungs[0].top)} in %")
+        for rung in self.rungs:
+            table.add_row(
+                rung.label,
+                Text(f"{bar(rung.answer, 8)} {percent(rung.answer):>6}", "green" if rung.rank == 1 else "yellow"),
+                f"#{rung.rank}",
+                f"{rung.entropy:.2f}",
+                f"{rung.kl:.2f}",
+                Flow(self.said(rung)),
+            )
+        return table
 
 
 def said(token: str, probability: float, is_answer: bool) -> Text:
