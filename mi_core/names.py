@@ -160,15 +160,17 @@ class Points:
         why = self._reason(name)
         close = difflib.get_close_matches(name, self.by_name, n=1, cutoff=0.6)
         if not why and close:
-            why = f"Did you mean {close[0]!r}?"
-            why += "".join(
-                f" ({neighbour} is {what.split(' / ')[-1]})."
-                for one, neighbour, what in LOOKALIKES
-                if close[0].endswith(one) and f"{close[0][: -len(one)]}{neighbour}" in self.by_name
-            )
+            why = f"Did you mean {close[0]!r}?" + "".join(self._neighbours(close[0]))
         if not why:
             why = "List the points of this model with model.hook_points() or 'mi points MODEL'."
         return UnknownPoint(f"{self.model} has no point {name!r}. {why}", name=name, closest=close)
+
+    def _neighbours(self, name: str) -> Iterator[str]:
+        for one, other, what in LOOKALIKES:
+            here, there = what.split(" / ")
+            for own, neighbour, meaning in ((one, other, there), (other, one, here)):
+                if f".{name}".endswith(f".{own}") and name.removesuffix(own) + neighbour in self.by_name:
+                    yield f" ({neighbour} is {meaning}.)"
 
     def _reason(self, name: str) -> str:
         parts = split_name(name)

@@ -117,7 +117,7 @@ LOOKALIKES: Sequence[tuple[str, str, str]] = (
     ("mlp.hook_in", "ln2.hook_normalized", "after gain and bias / before gain and bias"),
     ("unembed.hook_in", "ln_final.hook_normalized", "after gain and bias / before gain and bias"),
     ("unembed.hook_out", "hook_logits", "before soft-cap and scale / what the model returns"),
-    ("hook_resid_post", "hook_resid_pre", "the same tensor between two layers; a write at pre is not seen at post"),
+    ("hook_resid_post", "hook_resid_pre", "the stream after the layer / the same one layer on, tapped later"),
     ("attn.hook_q", "attn.hook_rot_q", "before query norm and rotary / what the dot product sees"),
     ("attn.hook_k", "attn.hook_rot_k", "before key norm and rotary / what the dot product sees"),
 )
