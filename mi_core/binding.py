@@ -37,7 +37,7 @@ class BoundEdit:
 
     def scene(self, layout: Layout, rows: Tensor, whole: Layout) -> Scene:
         """What it sees in a call over some of the rows."""
-        part = self.selection if layout is whole else self.selection.rows(rows)
+        part = self.selection if layout is whole else self.selection.rows(rows).behind(layout.skipped)
         own = own_dims(without_layer(self.intervention.selectors), self.point)
         return Scene(self.point, own, part, layout, rows, whole, self.selection)
 

@@ -16,9 +16,10 @@ from mi_core.inserting import InsertCall
 from mi_core.layout import POSITION_DIMS, Layout
 from mi_core.loop import Outcome, Taps, forward
 from mi_core.memory import ModelMemory
-from mi_core.protocols import Backend, Tap
+from mi_core.protocols import Backend, Stream, Tap
 from mi_core.selection import Selection
 from mi_core.taps import BoundTap, PointActions, Record
+from mi_core.trunk import Trunk
 
 __all__ = ["Called", "call", "call_in_chunks", "row_chunks"]
 
@@ -29,7 +30,7 @@ class Called:
 
     logits: Tensor | None
     record: Record
-    memory: ModelMemory | None
+    trunk: Trunk | None
     chunks: int = 1
 
 
@@ -82,7 +83,7 @@ def actions_at(
     for kept, kind in ((binding.after, "after"), (binding.before, "before")):
         if name in kept:
             selection = kept[name].selection
-            setattr(acts, kind, selection if layout is whole else selection.rows(rows))
+            setattr(acts, kind, selection if layout is whole else selection.rows(rows).behind(layout.skipped))
     return acts
 
 
@@ -126,6 +127,7 @@ def call(
     kept = Record()
     taps = taps_for(binding, layout, rows, kept, device, grad)
     batch = layout.batch(device, record)
+    streams: list[Stream] = []
     with torch.set_grad_enabled(grad):
         outcome: Outcome = forward(
             backend,
@@ -134,10 +136,12 @@ def call(
             memory=None if memory is None else memory.layers,
             last_layer=last_layer,
             logits=logits,
+            streams=None if record is None else streams,
         )
     made = None
     if record is not None:
-        made = ModelMemory(outcome.memory, layout.start + layout.length, binding.points.model, backend)
+        remembered = ModelMemory(outcome.memory, layout.start + layout.length, binding.points.model, backend)
+        made = Trunk.of(backend, binding, streams, remembered)
     check_fired(binding, kept)
     return Called(outcome.logits, kept, made)
 

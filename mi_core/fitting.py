@@ -97,10 +97,7 @@ def fit_tensor(value: Tensor, x: Tensor, scene: Scene, dims: tuple[str, ...] | N
     if list(value.shape) == whole:
         inside = scene.whole.inward(value, scene.dims)
         part = inside[scene.rows.to(inside.device)] if scene.dims[0] == "batch" else inside
-        for axis, dim in enumerate(scene.dims):
-            if dim in POSITION_DIMS:
-                part = part.narrow(axis, 0, min(part.shape[axis], scene.layout.size(dim) or 0))
-        return scene.selection.gather(part)[0]
+        return narrowed(scene.of_whole.rows(scene.rows).gather(part)[0], x, scene)
     trailing = scene.dims[last_shared(scene) + 1 :]
     raise ValueMismatch(
         f"the {what} of shape {list(value.shape)} does not fit {scene.point.name!r}: selected is "

@@ -35,6 +35,8 @@ class Layout:
     """What a memory covers already."""
     mask: Bool[Tensor, "batch column"] | None
     """The user's mask; None where every column is real."""
+    skipped: Int[Tensor, "batch"] | None = None
+    """How many columns of each row the call leaves out, because a base run covers them."""
 
     @classmethod
     def of(cls, prompts: Prompts, start: Tensor | None = None) -> Layout:
@@ -117,6 +119,23 @@ class Layout:
         """Some of the rows, as wide as before."""
         mask = None if self.mask is None else self.mask[index]
         return Layout(self.ids[index], self.length[index], self.positions[index], self.start[index], mask)
+
+    def behind(self, first: Int[Tensor, "batch"]) -> Layout:
+        """The columns of each row from its own ``first`` on, as a call that goes on from what lies before them."""
+        if not bool(first.any()):
+            return self
+        length = self.length - first
+        column = first[:, None] + torch.arange(int(length.max()))
+        real = column < self.length[:, None]
+        column = column.clamp(max=self.width - 1)
+        return Layout(
+            torch.where(real, self.ids.gather(1, column), 0),
+            length,
+            torch.where(real, self.positions.gather(1, column), 0),
+            self.start + first,
+            real,
+            first,
+        )
 
     def outward(self, value: Tensor, dims: Sequence[str]) -> Tensor:
         """A value of the inside in the user's layout: zeros at the pads."""

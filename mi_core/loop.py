@@ -42,17 +42,20 @@ def forward(
     memory: Sequence[Memory] | None = None,
     last_layer: int | None = None,
     logits: str | None = "all",
+    streams: list[Stream] | None = None,
 ) -> Outcome:
     """Run a batch through embedding, blocks and unembedding.
 
     ``logits=None`` stops after ``last_layer`` (-1: after the embedding); ``"last"`` unembeds each row's last real
-    token only.
+    token only. ``streams`` is filled with the stream before each layer and behind the last.
     """
     blocks = backend.blocks
     stop = len(blocks) if last_layer is None else min(last_layer + 1, len(blocks))
     stream = backend.embed(batch, taps.outside)
     kept: list[Memory] = []
     for layer, block in enumerate(blocks[:stop]):
+        if streams is not None:
+            streams.append(stream)
         tap = taps.layers.get(layer, IDLE)
         before = None if memory is None else memory[layer]
         if tap is IDLE:
@@ -65,6 +68,8 @@ def forward(
                     f"block {layer} was asked to record its memory ({batch.record!r}) and returned none.", layer=layer
                 )
             kept.append(after)
+    if streams is not None:
+        streams.append(stream)
     if last_layer is not None and last_layer < len(blocks):
         return Outcome(None, tuple(kept))
     resid = stream.resid

@@ -212,7 +212,7 @@ class Model:
         if computed != logits and called.logits is not None:
             row = torch.arange(len(called.logits), device=called.logits.device)
             last = called.logits[row, (binding.layout.length - 1).to(row.device)][:, None]
-            called = Called(last, called.record, called.memory, called.chunks)
+            called = Called(last, called.record, called.trunk, called.chunks)
         return called
 
     def _finished(
@@ -251,7 +251,7 @@ class Model:
             captured=captured(binding.after, record.after, record.path),
             before=captured(binding.before, record.before, {}),
             receipt=receipt,
-            memory=called.memory,
+            trunk=called.trunk,
         )
 
     def _bos(self, ids: tuple[int, ...]) -> str | None:

@@ -22,6 +22,7 @@ from mi_core.receipt import Receipt
 from mi_core.selection import Selection, own_dims, select
 from mi_core.selectors import Selector, canonical
 from mi_core.sources import Recorded
+from mi_core.trunk import Trunk
 
 if TYPE_CHECKING:  # compared only when somebody asks
     from mi_core.comparing import Comparison
@@ -71,7 +72,7 @@ class Run(Mapping[str, Tensor]):
         captured: Mapping[str, Captured],
         before: Mapping[str, Captured],
         receipt: Receipt,
-        memory: ModelMemory | None = None,
+        trunk: Trunk | None = None,
     ) -> None:
         self._prompts = prompts
         self._layout = layout
@@ -80,7 +81,7 @@ class Run(Mapping[str, Tensor]):
         self._last_only = last_only
         self._captured = dict(captured)
         self._before = dict(before)
-        self._memory = memory
+        self._trunk = trunk
         self._shown: dict[tuple[str, bool], tuple[Tensor, int]] = {}
         self.receipt = receipt
 
@@ -330,9 +331,9 @@ class Run(Mapping[str, Tensor]):
 
     def memory(self, pos: int = -1) -> ModelMemory:
         """What the model remembers after the real token ``pos`` of each row; the run needs ``resumable=True``."""
-        if self._memory is None:
+        if self._trunk is None:
             raise MissingActivation("this run kept no memory: run with resumable=True.")
-        return self._memory.cut(after_position(self._layout.length, self._layout.start, pos))
+        return self._trunk.memory.cut(after_position(self._layout.length, self._layout.start, pos))
 
     def compare(self, base: Run) -> Comparison:
         """How this run's predictions differ from another's: KL divergence (nats) and changed tokens by position."""
@@ -365,7 +366,7 @@ class Run(Mapping[str, Tensor]):
             captured=each(self._captured),
             before=each(self._before),
             receipt=self.receipt,
-            memory=None if self._memory is None or isinstance(target, torch.dtype) else self._memory.to(target),
+            trunk=None if self._trunk is None or isinstance(target, torch.dtype) else self._trunk.to(target),
         )
 
     def save(self, path: str | Path) -> None:

@@ -76,10 +76,18 @@ class Scene:
         if per_row:
             view[0] = len(index)
         index = index.reshape(view)
+        if dim in ("pos", "query_pos") and self.layout.skipped is not None:
+            index = index + self.layout.skipped[selected_in_call(self)].reshape([-1] + [1] * (x.ndim - 1))
         if dim in ("pos", "query_pos") and bool(self.whole.start.any()):
             # positions go on behind what a memory covers
             index = index + self.whole.start[self.selected_rows()].reshape([-1] + [1] * (x.ndim - 1))
         return index
+
+
+def selected_in_call(scene: Scene) -> Int[Tensor, "rows"]:
+    """Which rows of the call the selection reaches."""
+    batch = scene.selection.choices.get("batch")
+    return torch.arange(len(scene.rows)) if batch is None else batch.index
 
 
 def real_entries(counts: Mapping[str, Tensor], dims: Sequence[str], x: Tensor) -> Bool[Tensor, "..."]:

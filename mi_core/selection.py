@@ -74,6 +74,22 @@ class Selection:
             choices["batch"] = Choice(here_selected, drop=choices["batch"].drop)
         return Selection(self.dims, choices)
 
+    def behind(self, first: Int[Tensor, "rows"] | None) -> Selection:
+        """The same entries for a call that leaves out the first columns of each row."""
+        if first is None:
+            return self
+        same = bool((first == first[0]).all())
+        choices = dict(self.choices)
+        for dim in ("pos", "query_pos"):
+            if dim in choices:
+                old = choices[dim]
+                if same:
+                    choices[dim] = Choice(old.index - int(first[0]), old.present, old.drop)
+                else:
+                    index = old.index if old.per_row else old.index.expand(len(first), -1)
+                    choices[dim] = Choice(index - first[:, None], old.present, old.drop)
+        return Selection(self.dims, choices)
+
     def sizes(self, shape: Sequence[int]) -> list[int]:
         """The selected size of each dim of a value of this shape."""
         return [
