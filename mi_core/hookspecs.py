@@ -47,7 +47,7 @@ def mi_family_examples() -> Sequence[Mapping[str, Any]]:
 
 @hookspec
 def mi_analysis() -> Analysis:
-    """One analysis: what it needs, how it runs, its command."""
+    """One analysis: what it needs and how it runs."""
     raise NotImplementedError
 
 

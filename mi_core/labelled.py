@@ -211,14 +211,14 @@ class Labelled:
         if not isinstance(other, Labelled):
             return NotImplemented
         return (
-            self.axes() == other.axes()
+            self.signature() == other.signature()
             and self.values.dtype == other.values.dtype
             and torch.allclose(self.values, other.values, rtol=0, atol=0, equal_nan=True)
         )
 
     __hash__ = None  # type: ignore[assignment]
 
-    def axes(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[Any, ...]:
         """Everything but the numbers, as one comparable value."""
         return (self.name, self.unit, self.dims, tuple(self.coords[dim] for dim in self.dims))
 

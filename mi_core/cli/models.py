@@ -13,7 +13,7 @@ FAMILIES = "mi_core.families"
 
 
 def models() -> None:
-    """List the embedded models, the families of models that can be loaded, and plugins that are broken."""
+    """List what is installed: embedded models, families of models, and plugins that are broken."""
     from rich.table import Table
     from rich.text import Text
 

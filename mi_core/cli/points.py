@@ -7,6 +7,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
 from mi_core.hookspecs import hookimpl
 
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["mi_command"]
 
+TABLE = 130
+"""Characters from which on a table has room for everything."""
+
 
 def points(
     model: Annotated[str, typer.Argument(help="An embedded model, a folder (./name) or a Hub id.", show_default=False)],
@@ -23,24 +30,38 @@ def points(
 ) -> None:
     """List where a model can be read and written: every point with its axes, their sizes and its meaning.
 
-    Points that differ by layer only are one line. A lone * leaves out what is computed on demand only; name such a
-    point to see it.
+    One line stands for all layers that have a point. A lone * leaves out points that are on demand: name them.
     """
-    from rich.table import Table
-    from rich.text import Text
-
     import mi_core as mi
     from mi_core.cli.console import output
 
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("point", overflow="fold", min_width=24)
-    table.add_column("axes", overflow="fold", min_width=12)
-    table.add_column("meaning", overflow="fold", min_width=20)
-    for name, site in lines(mi.load(model).hook_points(pattern)):
-        notes = Text(site.meaning)
-        notes.append("".join(f" [{flag}]" for flag in flags(site)), "dim")
-        table.add_row(Text(name, "bold"), axes(site), notes)
-    output().print(table)
+    console = output()
+    found = list(lines(mi.load(model).hook_points(pattern)))
+    console.print(table(found) if console.width >= TABLE else listing(found))
+
+
+def table(found: Iterable[tuple[str, Site]]) -> Table:
+    """One line for each site."""
+    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    made.add_column("point", no_wrap=True)
+    made.add_column("axes", no_wrap=True)
+    made.add_column("meaning", overflow="fold")
+    for name, site in found:
+        made.add_row(Text(name, "bold"), axes(site), meaning(site))
+    return made
+
+
+def listing(found: Iterable[tuple[str, Site]]) -> Group:
+    """Two lines for each site, where columns would leave no room for what it means."""
+    parts: list[RenderableType] = []
+    for name, site in found:
+        parts += [Text.assemble((name, "bold"), f"  {axes(site)}"), Padding(meaning(site), (0, 0, 0, 4))]
+    return Group(*parts)
+
+
+def meaning(site: Site) -> Text:
+    """What a site means, and what is special about it."""
+    return Text.assemble(site.meaning, *((f" [{flag}]", "dim") for flag in flags(site)))
 
 
 def lines(found: Iterable[Point]) -> Iterator[tuple[str, Site]]:

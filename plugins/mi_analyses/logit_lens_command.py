@@ -25,8 +25,7 @@ def lens(
 ) -> None:
     """What would the model say next if it stopped after this layer?
 
-    Prints one line for each point of the residual stream: the final answer's probability and rank, the entropy of the
-    distribution, its KL divergence from the final one, and the likeliest tokens.
+    Prints, layer by layer, the answer's probability and rank, entropy and KL in nats, and the likeliest tokens.
     """
     from mi_core.cli.console import output
 

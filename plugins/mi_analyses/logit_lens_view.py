@@ -137,9 +137,8 @@ def grid(lens: Any, row: int, columns: Sequence[int]) -> list[RenderableType]:
     texts = tuple(tuple(best(rung) for rung in rungs) for rungs in zip(*every, strict=True))
     return [
         Bands(Strip("", rows, names, "layer"), CERTAIN, "", texts),
-        Text(),
-        *followed_grids(every, names),
         Text("The likeliest next token at each position, with its probability in %; a dot is a space.", "dim"),
+        *followed_grids(every, names),
     ]
 
 
@@ -150,7 +149,7 @@ def followed_grids(every: Sequence[Sequence[Step]], names: tuple[tuple[int, str]
         rungs = list(zip(*every, strict=True))
         rows = tuple((here[0].label, tuple(rung.followed[number][1] for rung in here)) for here in rungs)
         texts = tuple(tuple(f"#{rung.followed[number][2]}" for rung in here) for here in rungs)
-        parts += [Bands(Strip("", rows, names, "layer"), CERTAIN, f"rank of {visible(token)}", texts), Text()]
+        parts += [Text(), Bands(Strip("", rows, names, "layer"), CERTAIN, f"rank of {visible(token)}", texts)]
     return parts
 
 

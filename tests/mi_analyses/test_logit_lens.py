@@ -186,7 +186,7 @@ def test_what_cannot_be_read_is_refused(monkeypatch):
         logit_lens(MODEL, [1], tokens=(" Paris",))
     with pytest.raises(UnknownPoint, match="hook_resid_pots"):
         logit_lens(MODEL, [1], sites=("hook_resid_pots",))
-    with pytest.raises(SelectorError, match="attn.hook_q"):
+    with pytest.raises(SelectorError, match=r"attn\.hook_q"):
         logit_lens(MODEL, [1], sites=("attn.hook_q",))
     with pytest.raises(SelectorError):
         logit_lens(MODEL, [1], pos=4)
