@@ -59,6 +59,8 @@ class Binding:
     points: Points
     """The model's points and those of inserts."""
     layout: Layout
+    of_model: Points
+    """The model's points alone."""
     steps: dict[str, list[BoundEdit | BoundInsert]] = field(default_factory=dict)
     cuts: dict[str, list[BoundEdit]] = field(default_factory=dict)
     after: dict[str, BoundCapture] = field(default_factory=dict)
@@ -85,6 +87,21 @@ class Binding:
                 last = n_layers
         return last
 
+    def kernel(self, layer: int) -> str:
+        """How a layer runs: fused, or the sites that ask for explicit arithmetic."""
+        prefix = f"blocks.{layer}."
+        looked_at = [
+            name.removeprefix(prefix)
+            for name in (*self.steps, *self.after, *self.before)
+            if name.startswith(prefix)
+            and self.points.by_name[name].site.replaces_kernel
+            # the norms' sites are computed beside the path unless they are written
+            and (name in self.steps or ("hook_scale" not in name and "hook_normalized" not in name))
+        ]
+        if looked_at:
+            return f"explicit ({', '.join(dict.fromkeys(looked_at))})"
+        return "fused, with cut edges" if any(name.startswith(prefix) for name in self.cuts) else "fused"
+
     @property
     def needs_all_rows(self) -> bool:
         """Whether something looks across rows."""
@@ -98,8 +115,8 @@ def bind(spec: HookSpec, points: Points, layout: Layout, texts: Sequence[RowText
     names = [insert.name for insert in inserts]
     if len(set(names)) != len(names):
         raise SpecError(f"two inserts are called the same ({names}): give each its own name.", names=names)
-    points = points.extended(point for insert in inserts for point in insert.points)
-    binding = Binding(spec, points, layout, inserts=inserts)
+    of_run = points.extended(point for insert in inserts for point in insert.points)
+    binding = Binding(spec, of_run, layout, points, inserts=inserts)
     waiting = iter(inserts)
     for entry in spec.entries:
         if isinstance(entry, Capture):

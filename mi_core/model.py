@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mi_core.binding import Binding, BoundCapture, bind
+from mi_core.binding import Binding, bind
 from mi_core.calling import Called, call, call_in_chunks
 from mi_core.errors import InputError, SpecError
-from mi_core.fingerprint import version_of
 from mi_core.layout import Layout
 from mi_core.memory import ModelMemory
 from mi_core.names import Point, Points
@@ -21,7 +20,7 @@ from mi_core.prompts import Prompts, read_prompts
 from mi_core.protocols import Backend, ModelShape
 from mi_core.provenance import Provenance
 from mi_core.receipt import Receipt
-from mi_core.run import Captured, Run
+from mi_core.run import Run, captured_as
 from mi_core.spec import HookSpec
 from mi_core.taps import IDLE
 from mi_core.weights import Weights
@@ -234,7 +233,7 @@ class Model:
             fired=tuple(name for name in binding.points.by_name if name in record.fired),
             layers=tuple(range(ran)),
             stopped_after=last_layer if last_layer is not None and ran < self.shape.n_layers else None,
-            kernels={layer: kernel(binding, layer) for layer in range(ran)},
+            kernels={layer: binding.kernel(layer) for layer in range(ran)},
             tokens=tuple(binding.layout.length.tolist()),
             bos=tuple(self._bos(row.ids) for row in prompts.rows),
             dtype=str(self.dtype).removeprefix("torch."),
@@ -248,8 +247,8 @@ class Model:
             points=binding.points,
             logits=called.logits if logits is not None else None,
             last_only=logits == "last",
-            captured=captured(binding.after, record.after, record.path),
-            before=captured(binding.before, record.before, {}),
+            captured=captured_as(binding.after, record.after, record.path),
+            before=captured_as(binding.before, record.before, {}),
             receipt=receipt,
             trunk=called.trunk,
         )
@@ -308,29 +307,3 @@ def unembedded(backend: Backend, resid: Tensor, norm: bool, cap: bool) -> Tensor
     tap = Rerouted(None if norm else resid)
     logits = backend.unembed(resid, tap)
     return logits if cap or tap.out is None else tap.out
-
-
-def captured(
-    bound: Mapping[str, BoundCapture], values: Mapping[str, Tensor], paths: Mapping[str, Tensor]
-) -> dict[str, Captured]:
-    """Captures with what they were captured as, in the model's order."""
-    return {
-        name: Captured(c.point, c.selectors, c.selection, values[name], version_of(values[name]), paths.get(name))
-        for name, c in sorted(bound.items(), key=lambda item: list(values).index(item[0]))
-    }
-
-
-def kernel(binding: Binding, layer: int) -> str:
-    """How a layer's mixer runs: fused, or the sites that ask for explicit arithmetic."""
-    prefix = f"blocks.{layer}."
-    looked_at = [
-        name.removeprefix(prefix)
-        for name in (*binding.steps, *binding.after, *binding.before)
-        if name.startswith(prefix)
-        and binding.points.by_name[name].site.replaces_kernel
-        and (name in binding.steps or ("hook_scale" not in name and "hook_normalized" not in name))
-    ]
-    if looked_at:
-        return f"explicit ({', '.join(dict.fromkeys(looked_at))})"
-    cut = any(name.startswith(prefix) for name in binding.cuts)
-    return "fused, with cut edges" if cut else "fused"

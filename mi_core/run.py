@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_core.binding import BoundCapture
 from mi_core.errors import ChangedInPlace, EmptyInput, MissingActivation, SelectorError, UnknownPoint
 from mi_core.fingerprint import fingerprint, version_of
 from mi_core.layout import POSITION_DIMS, Layout
@@ -22,6 +23,7 @@ from mi_core.receipt import Receipt
 from mi_core.selection import Selection, own_dims, select
 from mi_core.selectors import Selector, canonical
 from mi_core.sources import Recorded
+from mi_core.spec import HookSpec
 from mi_core.trunk import Trunk
 
 if TYPE_CHECKING:  # compared only when somebody asks
@@ -56,6 +58,16 @@ class Captured:
             if dim not in self.dims:
                 value = value.unsqueeze(axis)
         return value
+
+
+def captured_as(
+    bound: Mapping[str, BoundCapture], values: Mapping[str, Tensor], paths: Mapping[str, Tensor]
+) -> dict[str, Captured]:
+    """Captures with what they were captured as, in the order in which they fired."""
+    return {
+        name: Captured(c.point, c.selectors, c.selection, values[name], version_of(values[name]), paths.get(name))
+        for name, c in sorted(bound.items(), key=lambda item: list(values).index(item[0]))
+    }
 
 
 class Run(Mapping[str, Tensor]):
@@ -238,7 +250,7 @@ class Run(Mapping[str, Tensor]):
         drops = [axis for axis, dim in enumerate(captured.selection.dims) if isinstance(wanted.get(dim), int)]
         return kept.squeeze(drops) if drops else kept
 
-    def take(
+    def values_at(
         self, point: Point, selectors: Mapping[str, Selector]
     ) -> tuple[Tensor, Mapping[str, Int[Tensor, "batch"]]]:
         """The same point, the same selection, of this run, left-aligned: see :class:`mi_core.sources.Source`."""
@@ -298,7 +310,7 @@ class Run(Mapping[str, Tensor]):
         points = [point for point in self._points.match(patterns) if point.name in self._captured]
         if not points:
             raise MissingActivation(f"this run captured none of {list(patterns)}.", points=tuple(patterns))
-        taken = {point.name: self.take(point, own) for point in points}
+        taken = {point.name: self.values_at(point, own) for point in points}
         return Recorded(
             values={name: value for name, (value, _) in taken.items()},
             counts={name: counts for name, (_, counts) in taken.items()},
@@ -334,6 +346,20 @@ class Run(Mapping[str, Tensor]):
         if self._trunk is None:
             raise MissingActivation("this run kept no memory: run with resumable=True.")
         return self._trunk.memory.cut(after_position(self._layout.length, self._layout.start, pos))
+
+    def resume(self, spec: HookSpec) -> Run:
+        """What the full run under this run's edits and ``spec`` returns, computed from where it first differs.
+
+        The run needs ``resumable=True``. Layers before the first that ``spec`` touches, and columns before the first
+        that any edit reaches from there on, are this run's; captures of ``spec`` alone are kept.
+
+        Raises:
+            MissingActivation: the run kept nothing to go on from.
+            ChangedInPlace: a stream of this run was edited.
+        """
+        from mi_core.resuming import resumed
+
+        return resumed(self, spec)
 
     def compare(self, base: Run) -> Comparison:
         """How this run's predictions differ from another's: KL divergence (nats) and changed tokens by position."""
