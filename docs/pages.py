@@ -82,7 +82,7 @@ def run_code(block: Block, namespace: dict[str, Any], path: Path) -> str:
             if block.shown is None:
                 raise
             print(f"{type(error).__name__}: {error}")
-    return printed.getvalue()
+    return stripped(printed.getvalue())
 
 
 def run_commands(code: str) -> str:
@@ -99,7 +99,12 @@ def run_commands(code: str) -> str:
         if done.returncode not in (0, 2):
             raise RuntimeError(f"{command!r} ended with {done.returncode}: {done.stderr}")
         printed += done.stdout + done.stderr
-    return "\n".join(line.rstrip() for line in printed.splitlines()) + "\n" if printed else ""
+    return stripped(printed)
+
+
+def stripped(printed: str) -> str:
+    """Without the blanks that tables leave at the ends of lines."""
+    return "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
 
 
 @contextlib.contextmanager
