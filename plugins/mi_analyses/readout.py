@@ -15,8 +15,8 @@ from torch import Tensor
 
 __all__ = ["Readout", "read_out"]
 
-CHUNK = 2**24
-"""Logits that exist at once for each distribution: 64 MiB in float32."""
+CHUNK = 2**23
+"""Logits of one distribution that exist at once: 32 MiB in float32, and some five such tensors."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ def metrics(
 ) -> dict[str, Tensor]:
     """The numbers of one point; the first of ``wanted`` is the answer."""
     best = log_p.topk(top)
-    p = log_p.exp()
-    # 0 log 0 = 0, also where a logit is -inf
-    gap = torch.where(final > -torch.inf, final.exp() * (final - log_p), 0.0)
+    # 0 log 0 = 0, where a logit is -inf; what is no number stays none
+    surprise = torch.where(log_p == -torch.inf, 0.0, log_p.exp() * log_p)
+    gap = torch.where(final == -torch.inf, 0.0, final.exp() * (final - log_p))
     log_wanted = log_p.gather(-1, wanted)
     rank = torch.stack([1 + (log_p > one[:, None]).sum(-1) for one in log_wanted.unbind(-1)], dim=-1)
     return {
         "top_id": best.indices,
         "top_probability": best.values.exp(),
-        "entropy": torch.special.entr(p).sum(-1),
+        "entropy": 0.0 - surprise.sum(-1),
         # rounding may leave -1e-8
         "kl": gap.sum(-1).clamp_min(0.0),
         "answer_probability": log_wanted[:, 0].exp(),

@@ -171,6 +171,13 @@ def test_logits_of_minus_infinity_leave_finite_numbers():
     assert (out.token_rank == 5).all()
 
 
+def test_a_model_that_yields_no_numbers_is_not_made_to_look_sound():
+    streams = {"first": torch.full((1, 4), torch.nan), "last": torch.full((1, 4), torch.nan)}
+    out = readout.read_out(lambda x: x, streams, ["first", "last"], "last", 2, [])
+    assert out.kl.isnan().all()
+    assert out.entropy.isnan().all()
+
+
 @given(ROWS)
 def test_json_gives_back_an_equal_lens(rows):
     lens = logit_lens(MODEL, rows, tokens=(3,))
