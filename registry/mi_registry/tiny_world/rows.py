@@ -27,7 +27,7 @@ OFTEN = {"facts": 0.62, "sentiment": 0.14, "modular_sums": 0.24}
 """The share of each skill among the other sentences of a row."""
 OTHER_WORDS = 0.1
 """The weight of a word of a sentence that is not its answer."""
-RANDOM_SHARE = 0.35
+RANDOM_SHARE = 0.45
 """The share of rows that repeat random sequences."""
 
 
