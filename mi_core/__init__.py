@@ -11,6 +11,7 @@ from mi_core.analysis import analysis
 from mi_core.building import build, save_model
 from mi_core.chat import Chat
 from mi_core.edges import Knockout, Reweight
+from mi_core.grids import Grid, ablation_grid, grid, patch_grid, steering_grid
 from mi_core.interventions import (
     Add,
     Apply,
@@ -29,6 +30,7 @@ from mi_core.interventions import (
 )
 from mi_core.labelled import Labelled
 from mi_core.loading import load
+from mi_core.metrics import Metric, kl, log_prob, logit, logit_diff, loss, metric, prob, rank
 from mi_core.model import Model
 from mi_core.positions import Span, Token, Turn
 from mi_core.receipt import Receipt
@@ -43,12 +45,14 @@ __all__ = [
     "Clamp",
     "ClampAlong",
     "Detach",
+    "Grid",
     "HookSpec",
     "Interpolate",
     "Intervention",
     "Knockout",
     "Labelled",
     "Mean",
+    "Metric",
     "Model",
     "Noise",
     "ProjectOut",
@@ -63,12 +67,24 @@ __all__ = [
     "Token",
     "Turn",
     "Zero",
+    "ablation_grid",
     "analysis",
     "build",
     "capture",
     "errors",
+    "grid",
     "insert",
     "intervene",
+    "kl",
     "load",
+    "log_prob",
+    "logit",
+    "logit_diff",
+    "loss",
+    "metric",
+    "patch_grid",
+    "prob",
+    "rank",
     "save_model",
+    "steering_grid",
 ]

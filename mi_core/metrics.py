@@ -7,7 +7,7 @@ answers as text: one for all rows, one for each row, or a set for each row; each
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_core.errors import NoTokenizer, ValueMismatch
+from mi_core.fingerprint import fingerprint
 from mi_core.losses import losses_of
 
 if TYPE_CHECKING:
@@ -41,12 +42,14 @@ class Metric:
     reads: tuple[str, ...] = ()
     prepare: Callable[[Model, int], Function] | None = None
     """Makes the function for a model and a number of rows: where answers become token ids."""
+    content: Any = None
+    """What tells it from other metrics in a store of finished cells: its name and answers; None: nothing does."""
 
     def bound(self, model: Model, batch: int) -> Metric:
         """The same metric with its answers looked up."""
         if self.prepare is None:
             return self
-        return Metric(self.prepare(model, batch), self.name, self.unit, self.pos, self.reads)
+        return replace(self, function=self.prepare(model, batch), prepare=None)
 
     def measure(self, logits: Tensor, layout: Layout, activations: Mapping[str, Tensor]) -> Float[Tensor, "batch"]:
         """The numbers of one variant, float32; refuses a function that returns something else.
@@ -70,9 +73,10 @@ def metric(function: Function, *, pos: Any = -1, reads: Sequence[str] = (), name
     """A metric from a function, saying what it needs.
 
     ``pos="all"`` gives it ``[batch pos d_vocab]``; ``reads`` gives it a mapping from points to activations as its
-    second argument.
+    second argument. ``name`` also tells it from others in a store of finished cells.
     """
-    return Metric(function, name or str(getattr(function, "__name__", "metric")), pos=pos, reads=tuple(reads))
+    called = name or str(getattr(function, "__name__", "metric"))
+    return Metric(function, called, pos=pos, reads=tuple(reads), content=name)
 
 
 def as_metric(given: Metric | Function) -> Metric:
@@ -124,7 +128,7 @@ def loss() -> Metric:
     def mean_loss(logits: Tensor, layout: Layout) -> Tensor:
         return losses_of(logits, layout).sum(1) / (layout.length - 1).clamp(min=1).to(logits.device)
 
-    return Metric(mean_loss, "loss", "nats", pos="losses")
+    return Metric(mean_loss, "loss", "nats", pos="losses", content="loss")
 
 
 def kl(base: Run) -> Metric:
@@ -135,7 +139,7 @@ def kl(base: Run) -> Metric:
         before = reference.to(logits.device)
         return (before.exp() * (before - logits.log_softmax(-1))).sum(-1).clamp(min=0)
 
-    return Metric(divergence, "KL divergence", "nats")
+    return Metric(divergence, "KL divergence", "nats", content=("KL", fingerprint(reference)))
 
 
 def pooled(logits: Float[Tensor, "batch d_vocab"], chosen: Bool[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch"]:
@@ -153,7 +157,7 @@ def of_answers(name: str, unit: str, function: Callable[..., Tensor], *answers: 
     def unprepared(_logits: Tensor) -> Tensor:
         raise ValueMismatch(f"the metric {name!r} names answers: call metric.bound(model, batch) first.")
 
-    return Metric(unprepared, name, unit, prepare=prepare)
+    return Metric(unprepared, name, unit, prepare=prepare, content=(name, answers))
 
 
 def answer_mask(answer: Answers, model: Model, batch: int) -> Bool[Tensor, "batch d_vocab"]:

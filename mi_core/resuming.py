@@ -70,12 +70,17 @@ def resumed(base: Run, spec: HookSpec) -> Run:
 
 def spliced(base: Run, trunk: Trunk, variant: Variant) -> Tensor | None:
     """The base's logits up to the fork, the variant's from there on; None where the base has none."""
-    old, new, first = base._logits, variant.logits, variant.fork.first
-    assert new is not None
-    if old is None:
+    if base._logits is None:
         return None
+    assert variant.logits is not None
     if base._last_only:
-        return new[:, None]
+        return variant.logits[:, None]
+    return behind(base._logits, variant.logits, variant, trunk)
+
+
+def behind(old: Tensor, new: Tensor, variant: Variant, trunk: Trunk) -> Tensor:
+    """``new`` in the columns from the fork on, ``old`` before."""
+    first = variant.fork.first
     if not bool(first.any()):
         return new
     column = (first[:, None] + torch.arange(new.shape[1])).to(new.device)

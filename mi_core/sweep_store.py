@@ -1,0 +1,127 @@
+"""Finished cells of sweeps on disk: one line each, found by what they are of, so that nothing is computed twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mi_core.errors import InputError
+from mi_core.fingerprint import fingerprint
+from mi_core.spec import Edit, HookSpec, Insert
+
+if TYPE_CHECKING:
+    from mi_core.metrics import Metric
+    from mi_core.model import Model
+    from mi_core.run import Run
+
+__all__ = ["Store"]
+
+SAMPLED = 64
+"""Entries of each parameter that stand for the weights."""
+
+
+@dataclass(eq=False)
+class Store:
+    """A file of JSON lines ``{"key": ..., "values": [...]}``; half a line at the end, from a kill, is not read."""
+
+    path: Path
+    context: str
+    """A hash of everything but the cell: weights, tokens, what is done under the cells, metric, version."""
+    known: dict[str, list[float]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], model: Model, base: Run, metric: Metric) -> Store:
+        """Read what is there; a new file is made at the first finished cell."""
+        store = cls(Path(path), context_of(model, base, metric))
+        if store.path.exists():
+            for line in store.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    store.known[entry["key"]] = [float(value) for value in entry["values"]]
+                except (ValueError, KeyError, TypeError):
+                    continue  # cut off by a kill: computed again
+        return store
+
+    def fill(self, values: Tensor, index: int, spec: HookSpec) -> bool:
+        """Put a finished cell where it belongs; False if it is not there."""
+        found = self.known.get(self._key(spec))
+        if found is None or len(found) != values.shape[1]:
+            return False
+        values[index] = torch.tensor(found)
+        return True
+
+    def add(self, spec: HookSpec, values: Tensor) -> None:
+        """Write a finished cell."""
+        line = json.dumps({"key": self._key(spec), "values": values.tolist()})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _key(self, spec: HookSpec) -> str:
+        return digest([self.context, *(entry_key(entry) for entry in spec.entries)])
+
+
+def entry_key(entry: Any) -> Any:
+    """What a cell does, by content: runs by their numbers; functions and modules cannot be told apart across runs."""
+    if isinstance(entry, Insert) or (isinstance(entry, Edit) and type(entry.intervention).__name__ == "Apply"):
+        raise InputError(
+            f"{entry!r} cannot be stored: a function has no content to recognise it by. Sweep without store=, or write "
+            "the edit as Replace, Add, Scale, ..."
+        )
+    if not isinstance(entry, Edit):
+        return fingerprint(entry)
+    from mi_core.run import Run
+
+    edit = entry.intervention
+    arguments = {
+        name: source_key(value, entry) if isinstance(value, Run) else fingerprint(value)
+        for name, value in edit.arguments().items()
+    }
+    return [entry.points, type(edit).__name__, arguments, fingerprint(dict(edit.selectors))]
+
+
+def source_key(run: Any, entry: Edit) -> Any:
+    """The content of a run that values are taken from: what the cell takes of it."""
+    taken = run.recorded(entry.points, entry.intervention.selectors)
+    return fingerprint(dict(taken.values))
+
+
+def context_of(model: Model, base: Run, metric: Metric) -> str:
+    """A hash of what all cells share."""
+    from importlib.metadata import version
+
+    if metric.content is None:
+        raise InputError(
+            f"the metric {metric.name!r} is a function, and a store must know it from others: name it, "
+            'mi.metric(function, name="...").'
+        )
+    weights: list[Any] = []
+    if isinstance(model.backend, nn.Module):
+        for name, parameter in model.backend.named_parameters():
+            flat = parameter.detach().flatten()
+            step = max(1, len(flat) // SAMPLED)
+            weights.append((name, tuple(parameter.shape), fingerprint(flat[::step][:SAMPLED].float())))
+    return digest(
+        [
+            version("mi-core"),
+            model.provenance.family,
+            str(model.dtype),
+            weights,
+            fingerprint(base.tokens),
+            fingerprint(base.mask),
+            [entry_key(entry) for entry in base._trunk.binding.spec.entries] if base._trunk else [],
+            fingerprint(metric.content),
+            str(metric.pos),
+        ]
+    )
+
+
+def digest(content: Any) -> str:
+    """A short hash of plain data."""
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:32]
