@@ -79,6 +79,8 @@ def test_the_residual_equations_hold(name: str) -> None:
     else:
         assert torch.equal(seen["hook_resid_mid"], pre + seen["hook_attn_out"])
         assert torch.equal(after.resid, seen["hook_resid_mid"] + seen["hook_mlp_out"])
+        if LAYERS[name].ln2 is None:
+            assert torch.equal(seen["mlp.hook_in"], seen["hook_resid_mid"])
     stream, _ = backend.blocks[0](before, batch, IDLE, None)
     torch.testing.assert_close(stream.resid, after.resid, atol=1e-5, rtol=0)
 

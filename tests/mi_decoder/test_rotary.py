@@ -14,11 +14,13 @@ from mi_core.config import Config
 from mi_core.protocols import Batch
 from mi_decoder import Rotary
 from mi_decoder.rope_config import rotary
+from mi_decoder.rope_scalings import Linear
 
 SCALINGS: dict[str, dict[str, Any]] = {
     "linear": {"factor": 3.0},
     "dynamic": {"factor": 2.5},
     "yarn": {"factor": 4.0, "original_max_position_embeddings": 16},
+    "yarn, no rounding": {"factor": 4.0, "original_max_position_embeddings": 4096, "truncate": False},
     "longrope": {"short_factor": [1.0, 1.2, 1.4, 2.0], "long_factor": [1.0, 2.0, 3.0, 4.0]}
     | {"original_max_position_embeddings": 16},
     "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16},
@@ -37,12 +39,12 @@ def test_frequencies_are_the_reference_s_for_each_row_s_length(kind: str, totals
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     values = {"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 32}
-    rope = {"rope_type": kind, "rope_theta": theta, **SCALINGS[kind]}
+    rope = {"rope_type": kind.partition(",")[0], "rope_theta": theta, **SCALINGS[kind]}
     config = LlamaConfig(**values, rope_parameters=dict(rope))
     ours = rotary(Config({**values, "rope_parameters": rope}), 8, 32)
     found = ours.scaling.frequencies(ours.theta, 8, torch.tensor(totals)).expand(len(totals), 4)
     for row, total in enumerate(totals):
-        wanted, factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), seq_len=total)
+        wanted, factor = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, torch.device("cpu"), seq_len=total)
         torch.testing.assert_close(found[row], wanted, atol=0, rtol=1e-6)
         assert ours.scaling.attention_factor == pytest.approx(factor, abs=0, rel=1e-12)
 
@@ -110,6 +112,14 @@ def test_a_rotation_changes_nothing_in_place() -> None:
 )
 def test_the_context_reaches_as_far_as_the_scaling_goes(kind: str, rope: dict[str, Any], reach: int | None) -> None:
     assert rotary(Config({"rope_scaling": {"type": kind, **rope}}), 8, 32).scaling.reach(32) == reach
+
+
+def test_the_older_spelling_wins_as_in_the_reference() -> None:
+    both = {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 5.0}}
+    config = Config(both)
+    found = rotary(config, 8, 32)
+    assert (found.theta, found.scaling) == (10000.0, Linear(factor=2.0))
+    assert config.unread() == {"rope_parameters.rope_theta": 5.0}
 
 
 def test_the_outer_original_length_wins_as_in_the_reference() -> None:
