@@ -32,7 +32,10 @@ def fingerprint(value: Any) -> Hashable:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = tuple((field.name, fingerprint(getattr(value, field.name))) for field in dataclasses.fields(value))
         return (type(value).__name__, parts)
-    if value is None or isinstance(value, str | int | float | bool):
+    if isinstance(value, float):
+        # by its bits: NaN equals itself, and zeros have signs
+        return ("float", value.hex())
+    if value is None or isinstance(value, str | int | bool):
         return (type(value).__name__, value)
     return (type(value).__name__, id(value))
 

@@ -7,7 +7,10 @@ not selected are columns, as the user sees them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from mi_core.errors import ValueMismatch
@@ -15,7 +18,7 @@ from mi_core.layout import POSITION_DIMS
 from mi_core.scene import Scene
 from mi_core.sources import Source, Value
 
-__all__ = ["aligned", "fit", "from_source"]
+__all__ = ["aligned", "fit", "from_rows"]
 
 
 def fit(value: Value, x: Tensor, scene: Scene, *, dims: tuple[str, ...] | None = None, what: str = "value") -> Tensor:
@@ -32,18 +35,24 @@ def fit(value: Value, x: Tensor, scene: Scene, *, dims: tuple[str, ...] | None =
     return torch.tensor(value, dtype=x.dtype, device=x.device)
 
 
-def from_source(source: Source, x: Tensor, scene: Scene, rows: Tensor | None = None) -> Tensor:
-    """The same point and selection of a run; ``rows`` of it, by default one for each selected row, or its only row."""
-    value, counts = source.take(scene.point, scene.selectors)
-    if rows is None:
-        there, here = value.shape[0], len(scene.all_rows())
-        if there not in (1, here):
-            raise ValueMismatch(
-                f"at {scene.point.name!r} the run gives {there} rows for {here} here. Give a run of as many rows, "
-                "or of one, or select rows with .at(batch=...).",
-                point=scene.point.name,
-            )
-        rows = scene.places() if there > 1 else torch.zeros(len(scene.selected_rows()), dtype=torch.long)
+def from_source(source: Source, x: Tensor, scene: Scene) -> Tensor:
+    """The same point and selection of a run: one row for each selected row, or its only row for all."""
+    value, counts = source.values_at(scene.point, scene.selectors)
+    there, here = value.shape[0], len(scene.all_rows())
+    if there not in (1, here):
+        raise ValueMismatch(
+            f"at {scene.point.name!r} the run gives {there} rows for {here} here. Give a run of as many rows, "
+            "or of one, or select rows with .at(batch=...).",
+            point=scene.point.name,
+        )
+    rows = scene.places() if there > 1 else torch.zeros(len(scene.selected_rows()), dtype=torch.long)
+    return from_rows(value, counts, rows, x, scene)
+
+
+def from_rows(
+    value: Tensor, counts: Mapping[str, Tensor], rows: Int[Tensor, "rows"], x: Tensor, scene: Scene
+) -> Tensor:
+    """Some rows of a left-aligned value, one for each selected row of this call, which must be as long."""
     own = scene.selection.counts(scene.layout)
     for dim, count in own.items():
         differ = (counts[dim][rows] != count).nonzero()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mi_core.errors import SelectorError, ValueMismatch
-from mi_core.fitting import aligned, fit, from_source
+from mi_core.fitting import aligned, fit, from_rows
 from mi_core.noise import normal_like, picked_rows
 from mi_core.scene import Scene, real_entries
 from mi_core.selectors import Selector, merged
@@ -86,6 +86,10 @@ class Intervention:
             if getattr(self, name) is not None:
                 orthonormal(getattr(self, name), x, scene.point.name)
 
+    def sought(self, selectors: Mapping[str, Selector]) -> dict[str, Selector]:
+        """What is read of a run that it holds, where it is written at ``selectors``."""
+        return dict(selectors)
+
     @property
     def needs_all_rows(self) -> bool:
         """Whether it looks across rows, so that the rows cannot be run in chunks."""
@@ -99,7 +103,7 @@ class Intervention:
             if not numeric and not isinstance(value, Source):
                 kinds = "a number, a tensor or a run" if name in self.fitted else "a run"
                 raise ValueMismatch(
-                    f"{type(self).__name__}: {name} is {value!r} ({type(value).__name__}); it must be {kinds}.",
+                    f"{type(self).__name__}: {name} is {brief(value)} ({type(value).__name__}); it must be {kinds}.",
                     value=value,
                 )
 
@@ -240,11 +244,15 @@ class Mean(Intervention):
     def check_kinds(self) -> None:
         """Refuse a source that is no run."""
         if self.source is not None and not isinstance(self.source, Source):
-            raise ValueMismatch(f"Mean: source is {self.source!r}; it must be a run, or None.", value=self.source)
+            raise ValueMismatch(f"Mean: source is {brief(self.source)}; it must be a run, or None.", value=self.source)
 
     def __post_init__(self) -> None:
         over = (self.over,) if isinstance(self.over, str) else tuple(self.over)
         object.__setattr__(self, "over", over)
+
+    def sought(self, selectors: Mapping[str, Selector]) -> dict[str, Selector]:
+        """All rows of the reference, if the mean is over them."""
+        return {dim: selector for dim, selector in selectors.items() if dim != "batch" or "batch" not in self.over}
 
     @property
     def needs_all_rows(self) -> bool:
@@ -264,7 +272,7 @@ class Mean(Intervention):
     def apply(self, x: Tensor, scene: Scene) -> Tensor:
         values, counts = x, scene.selection.counts(scene.layout)
         if self.source is not None:
-            values, counts = self.source.take(scene.point, scene.selectors)
+            values, counts = self.source.values_at(scene.point, self.sought(scene.selectors))
         present = real_entries(counts, scene.dims, values)
         axes = [scene.dims.index(dim) for dim in self.over]
         # along other dims the mask stays narrow
@@ -282,7 +290,7 @@ class Mean(Intervention):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Resample(Intervention):
-    """Put there what a row of another run has, chosen for each row by ``seed``: resample ablation.
+    """Put there what a row of another run has, picked for each row by ``seed``: resample ablation.
 
     Source: Chan et al. 2022, "Causal Scrubbing".
     """
@@ -292,13 +300,18 @@ class Resample(Intervention):
 
     sources: ClassVar[tuple[str, ...]] = ("source",)
 
+    def sought(self, selectors: Mapping[str, Selector]) -> dict[str, Selector]:
+        """All rows of the source: any of them may be picked."""
+        return {dim: selector for dim, selector in selectors.items() if dim != "batch"}
+
     def check(self, x: Tensor, scene: Scene) -> None:
         """Refuse a source with other shapes."""
         self.apply(x, scene)
 
     def apply(self, x: Tensor, scene: Scene) -> Tensor:
-        among = self.source.take(scene.point, scene.selectors)[0].shape[0]
-        return from_source(self.source, x, scene, picked_rows(self.seed, scene.selected_rows(), among)).to(x)
+        values, counts = self.source.values_at(scene.point, self.sought(scene.selectors))
+        picked = picked_rows(self.seed, scene.selected_rows(), values.shape[0])
+        return from_rows(values, counts, picked, x, scene).to(x)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

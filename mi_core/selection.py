@@ -218,11 +218,12 @@ def accepted(dim: str, selector: Selector, point: Point) -> str:
             return other
         if heads is None:
             raise SelectorError(f"{point.name!r} has no dim {dim!r}: select {other!r} (it has {groups}).", dim=dim)
-        index = selector % heads if isinstance(selector, int) else 0
+        wanted = [] if isinstance(selector, TextPosition) else chosen(selector, heads, dim=dim, where=repr(point.name))
+        index = wanted[0] if wanted else 0
+        alone = f"{point.name.rpartition('hook_')[0]}hook_{'v' if point.name.endswith('v') else 'k'}_per_head"
         raise SelectorError(
             f"{point.name!r} has {groups} {other}s for {heads} {dim}s: query head {index} reads {other} "
-            f"{index // (heads // groups)}. Select {other}=..., or name "
-            f"{point.name}_per_head to reach one head alone.",
+            f"{index // (heads // groups)}. Select {other}=..., or name {alone!r} to reach one head alone.",
             dim=dim,
         )
     raise SelectorError(f"{point.name!r} has no dim {dim!r}; it has {', '.join(site.dims)}.", dim=dim, dims=site.dims)

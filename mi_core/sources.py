@@ -22,7 +22,7 @@ __all__ = ["Recorded", "Source", "Value"]
 class Source(Protocol):
     """Something that has values at points: "the same point, the same selection, of that run"."""
 
-    def take(
+    def values_at(
         self, point: Point, selectors: Mapping[str, Selector]
     ) -> tuple[Tensor, Mapping[str, Int[Tensor, "batch"]]]:
         """The selected entries, left-aligned with every dim kept, and each row's real ones along position dims."""
@@ -42,7 +42,7 @@ class Recorded:
     selectors: Mapping[str, Selector]
     provenance: Mapping[str, Any]
 
-    def take(
+    def values_at(
         self, point: Point, selectors: Mapping[str, Selector]
     ) -> tuple[Tensor, Mapping[str, Int[Tensor, "batch"]]]:
         """See :class:`Source`.

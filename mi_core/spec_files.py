@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from mi_core.errors import NotSerialisable, SpecError
 from mi_core.interventions import Apply, Intervention
-from mi_core.selectors import Selector, selector_from_json, selector_to_json
+from mi_core.selectors import selector_from_json, selector_to_json
 from mi_core.sources import Recorded
 from mi_core.spec import Capture, Edit, Entry, HookSpec, Insert, capture, intervene
 
@@ -124,12 +123,13 @@ def value_to_json(value: Any, entry: Edit, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, tuple):
         return {"tuple": list(value)}
     if not isinstance(value, Recorded):
-        value = value.recorded(entry.points, entry.intervention.selectors)
+        value = value.recorded(entry.points, entry.intervention.sought(entry.intervention.selectors))
     return {
         "recorded": {name: kept(tensor, tensors) for name, tensor in value.values.items()},
         "counts": {
             name: {dim: count.tolist() for dim, count in counts.items()} for name, counts in value.counts.items()
         },
+        "at": {dim: selector_to_json(selector) for dim, selector in value.selectors.items()},
         "provenance": dict(value.provenance),
     }
 
@@ -153,11 +153,11 @@ def entry_from_json(data: dict[str, Any], tensors: Tensors) -> HookSpec:
             f"the spec uses an intervention {data['intervention']!r} that is not known here: import its package.",
             intervention=data["intervention"],
         )
-    arguments = {name: value_from_json(value, tensors, selectors) for name, value in data["arguments"].items()}
+    arguments = {name: value_from_json(value, tensors) for name, value in data["arguments"].items()}
     return intervene(data["points"], kind(**arguments, selectors=selectors))
 
 
-def value_from_json(value: Any, tensors: Tensors, selectors: Mapping[str, Selector]) -> Any:
+def value_from_json(value: Any, tensors: Tensors) -> Any:
     """The inverse of :func:`value_to_json`."""
     if not isinstance(value, dict):
         return value
@@ -168,5 +168,5 @@ def value_from_json(value: Any, tensors: Tensors, selectors: Mapping[str, Select
     counts = {
         name: {dim: torch.tensor(count) for dim, count in counts.items()} for name, counts in value["counts"].items()
     }
-    own = {dim: selector for dim, selector in selectors.items() if dim != "layer"}
-    return Recorded({name: tensors[key] for name, key in value["recorded"].items()}, counts, own, value["provenance"])
+    at = {dim: selector_from_json(item) for dim, item in value["at"].items()}
+    return Recorded({name: tensors[key] for name, key in value["recorded"].items()}, counts, at, value["provenance"])

@@ -141,7 +141,8 @@ class AttentionModule(nn.Module):
         """Everything from the input to the output, in firing order."""
         spec = self.spec
         per_query = {"head": spec.n_heads, "d_head": spec.d_head}
-        per_key = {"kv_head": spec.n_kv_heads, "d_head": spec.d_head}
+        # with the number of query heads, for the error that tells which of them read a key head
+        per_key = {"kv_head": spec.n_kv_heads, "d_head": spec.d_head, "head": spec.n_heads}
         turned = (site("attn.hook_rot_q", None, **per_query), site("attn.hook_rot_k", None, **per_key))
         return (
             site("attn.hook_in", d_model=self.d_model),
