@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 from mi_registry.tiny_world import sentences, splits, words
+from mi_registry.tiny_world.checkpoint import Spent
 from mi_registry.tiny_world.prompts import SEQUENCE_LENGTH
 from mi_registry.tiny_world.world import COUNTRIES, PHRASINGS, facts
 
@@ -69,7 +70,7 @@ def statistics() -> dict[str, int]:
 
 
 def figures(
-    folder: Path, recipe: Mapping[str, Any], seconds: float, scores: Mapping[str, Mapping[str, float | int]]
+    folder: Path, recipe: Mapping[str, Any], spent: Spent, scores: Mapping[str, Mapping[str, float | int]]
 ) -> dict[str, Any]:
     """What one training says about itself: model, training and scores, as its ``training.json`` holds them."""
     config = json.loads((folder / "config.json").read_text())
@@ -92,7 +93,8 @@ def figures(
         "command": COMMAND,
         **recipe,
         "tokens": recipe["steps"] * recipe["rows"] * recipe["columns"],
-        "minutes": round(seconds / 60, 1),
+        "minutes": round(spent.wall / 60, 1),
+        "processor_minutes": round(spent.cpu / 60, 1),
         "processor": platform.machine(),
         "torch": torch.__version__,
     }

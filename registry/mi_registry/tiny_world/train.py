@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import mi_core as mi
 from mi_registry.tiny_world import evaluate, page, tokenizer
-from mi_registry.tiny_world.checkpoint import load_checkpoint, save_checkpoint
+from mi_registry.tiny_world.checkpoint import Spent, load_checkpoint, save_checkpoint
 from mi_registry.tiny_world.rows import Rows, Vocabulary, batch
 
 __all__ = ["Recipe", "loss_of", "main", "train"]
@@ -96,15 +96,17 @@ def train(
     out: Path,
     stopped: Callable[[], bool] = lambda: False,
     every: int = 250,
-) -> float | None:
+) -> Spent | None:
     """Train ``model`` in place, from the checkpoint in ``out`` if there is one.
 
-    Returns the seconds that it took in all, or None where ``stopped`` ended it; a checkpoint is kept either way.
+    Returns what it took in all, or None where ``stopped`` ended it; a checkpoint is kept either way.
     """
     vocabulary = Vocabulary.of(words)
     optimizer = optimizer_of(model, recipe)
     first, before = load_checkpoint(out, module_of(model), optimizer, asdict(recipe))
-    started = time.monotonic()
+    # as if it had begun before this process did
+    start = Spent.now().since(before)
+    begun = time.monotonic()
     for step in range(first, recipe.steps):
         shape = recipe.shape(step)
         rows = batch(step, seed=recipe.seed, tokenizer=words, vocabulary=vocabulary, shape=shape)
@@ -115,13 +117,12 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(module_of(model).parameters(), recipe.clip)
         optimizer.step()
-        spent = time.monotonic() - started
-        show(step + 1, recipe, loss.detach(), rate=(step + 1 - first) / spent)
+        show(step + 1, recipe, loss.detach(), rate=(step + 1 - first) / (time.monotonic() - begun))
         if (step + 1) % every == 0 or step + 1 == recipe.steps or stopped():
-            save_checkpoint(out, module_of(model), optimizer, asdict(recipe), step + 1, before + spent)
+            save_checkpoint(out, module_of(model), optimizer, asdict(recipe), step + 1, Spent.now().since(start))
         if stopped() and step + 1 < recipe.steps:
             return None
-    return before + time.monotonic() - started
+    return Spent.now().since(start)
 
 
 def show(step: int, recipe: Recipe, loss: Tensor, rate: float) -> None:
@@ -175,14 +176,14 @@ def main() -> None:
     words = tokenizer.make()
     tokenizer.save(words, asked.out, n_ctx=int(config["max_position_embeddings"]))
     model = mi.build(config, seed=recipe.seed, trainable=True, device=asked.device)
-    seconds = train(model, words, recipe, asked.out, Interrupt())
-    if seconds is None:
+    spent = train(model, words, recipe, asked.out, Interrupt())
+    if spent is None:
         print(f"Stopped. The same command goes on from the checkpoint in {asked.out}.", file=sys.stderr)
         raise SystemExit(130)
     mi.save_model(model, asked.out)
     found = evaluate.scores(mi.load(str(asked.out.resolve())))
     print(evaluate.report(found))
-    figures = page.figures(asked.out, {**asdict(recipe), "device": asked.device}, seconds, found)
+    figures = page.figures(asked.out, {**asdict(recipe), "device": asked.device}, spent, found)
     (asked.out / "training.json").write_text(json.dumps(figures, indent=2) + "\n")
     (asked.out / "tiny-world.toml").write_text(page.render([figures]))
 
