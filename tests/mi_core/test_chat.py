@@ -76,9 +76,9 @@ def test_other_rewritings_are_refused(template: str, how: str) -> None:
         span(template, said("hello"), 0)
 
 
-def test_a_marker_that_the_content_holds_is_not_used() -> None:
-    start, stop = span(tiny_tokenizers.CHATML, said("mQ0turnQm mQ1turnQm"), 0)
-    assert stop - start == len("mQ0turnQm mQ1turnQm")
+def test_a_marker_that_the_chat_holds_is_not_used() -> None:
+    start, stop = span(tiny_tokenizers.CHATML, said("hello", "mQ0turnQm mQ1turnQm"), 0)
+    assert stop - start == len("hello")
 
 
 def test_a_content_of_one_text_part_is_found_and_any_other_refused() -> None:

@@ -139,7 +139,7 @@ def test_tokens_that_only_the_config_names_get_the_ids_that_transformers_gives(t
         flags = {"lstrip": False, "rstrip": True, "normalized": False, "single_word": False}
         listed = {
             str(size + 1): {"content": "<tool>", "special": False} | flags,
-            str(size): {"content": "<pad>", "special": True} | flags,
+            str(size): {"content": "<pad>", "special": False} | flags,  # a token with a role is special all the same
         }
         tiny_tokenizers.save(tmp_path, tiny_tokenizers.byte_level(), added_tokens_decoder=listed, **named)
     ours, theirs = both(tmp_path)
@@ -147,6 +147,14 @@ def test_tokens_that_only_the_config_names_get_the_ids_that_transformers_gives(t
     assert list(ours.encode(text).ids) == theirs.encode(text)
     assert (ours.size, ours.bos, ours.eos, ours.pad) == (len(theirs), 0, 1, theirs.pad_token_id)
     assert ours.text(theirs.pad_token_id) == "<pad>"
+    assert ours.encode("<pad>", special=False).special == (True,)
+
+
+def test_the_older_file_counts_only_where_the_config_lists_no_tokens(tmp_path: Path) -> None:
+    tiny_tokenizers.save(tmp_path, tiny_tokenizers.byte_level(), added_tokens_decoder={})
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|eot_id|>"}))
+    ours, theirs = both(tmp_path)
+    assert ours.eos == theirs.eos_token_id == 1
 
 
 def test_split_special_tokens_is_heeded(tmp_path: Path) -> None:
@@ -164,9 +172,9 @@ def test_roles_that_nobody_states_are_none(tmp_path: Path) -> None:
 
 def test_added_tokens_are_shown_by_name(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizers.byte_level()
-    tokenizer.add_tokens([AddedToken("naïve token", normalized=False)])
+    tokenizer.add_tokens([AddedToken("né", normalized=False)])  # as a byte-level piece it would be read as bytes
     ours = JsonTokenizer(Files(tiny_tokenizers.save(tmp_path, tokenizer)))
-    assert ours.text(ours.encode("naïve token", special=False).ids[0]) == "naïve token"
+    assert ours.text(ours.encode("né", special=False).ids[0]) == "né"
 
 
 def test_a_single_token_is_found_and_a_fragment_refused() -> None:

@@ -166,6 +166,16 @@ def test_turns_and_what_follows_them_take_every_token_behind_the_first_header_on
     assert Turn(-1).after.resolve(texts, 0) == parts[5]
 
 
+def test_a_token_that_holds_a_part_of_a_content_is_never_after_it() -> None:
+    chat = [{"role": "user", "content": "The capital of France"}, {"role": "user", "content": "Paris"}]
+    reader = tokenizer("metaspace", "{% for message in messages %}{{ message.content }} is {% endfor %}")
+    texts = read_prompts(Chat(chat), reader, d_vocab=10**4).rows[0]
+    assert [texts.tokens[index] for index in Turn(0).resolve(texts, 0)] == [" The capital of France "]
+    assert [texts.tokens[index] for index in Turn(1).resolve(texts, 0)][0] == "is Pa"
+    with pytest.raises(SpanError, match=r"Turn\(0\)\.after holds no token in row 0"):
+        Turn(0).after.resolve(texts, 0)
+
+
 def test_turns_that_cannot_be_are_refused_with_the_row() -> None:
     with pytest.raises(SpanError, match=r"Turn\(3\) in row 1: the chat has 3 messages"):
         Turn(3).resolve(row(Chat(CHAT)), 1)
