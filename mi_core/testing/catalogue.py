@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from mi_core.testing import capturing, sites, writing
+from mi_core.testing import attention, capturing, layouts, memory, residual, sites, weights, writing
 from mi_core.testing.subject import Subject
 
 __all__ = ["CATALOGUE", "Check", "checks"]
@@ -22,6 +22,11 @@ def always(subject: Subject) -> bool:
 def causal(subject: Subject) -> bool:
     """It applies where a position sees no later one."""
     return subject.model.shape.causal
+
+
+def per_head(subject: Subject) -> bool:
+    """It applies where keys or values can be reached for one query head alone."""
+    return subject.offers("attn.hook_k_per_head") or subject.offers("attn.hook_v_per_head")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,22 @@ CATALOGUE: Final = (
     Check(writing.check_interventions_compose_in_order),
     Check(writing.check_earlier_layers_are_untouched),
     Check(writing.check_earlier_positions_are_untouched, when=causal),
+    Check(residual.check_residual_equations),
+    Check(residual.check_norms_divide_by_their_scale),
+    Check(residual.check_unembedding_the_last_stream_gives_the_logits),
+    Check(weights.check_weights_lead_to_the_next_activation),
+    Check(attention.check_patterns_are_causal_softmaxes, needs=(PATTERN,)),
+    Check(attention.check_knockouts_cut_exactly, needs=(SCORES, PATTERN)),
+    Check(attention.check_blocked_queries_give_zeros, needs=(SCORES, PATTERN, "attn.hook_z")),
+    Check(attention.check_scores_stay_masked, needs=(SCORES, PATTERN)),
+    Check(attention.check_head_results_sum_to_the_output, needs=("attn.hook_result", "attn.hook_z", "attn.hook_out")),
+    Check(attention.check_heads_are_reached_alone, needs=("attn.hook_z",), when=per_head),
+    Check(layouts.check_rows_in_a_batch_equal_rows_alone),
+    Check(layouts.check_padding_is_never_looked_at),
+    Check(layouts.check_chunks_equal_the_whole),
+    Check(layouts.check_noise_depends_on_seed_row_and_position),
+    Check(memory.check_memory_is_the_prefix),
+    Check(weights.check_nothing_given_is_changed),
 )
 """In the order in which they run: what explains most comes first."""
 
