@@ -183,6 +183,8 @@ def check_value(name: str, weight: Weight, value: Tensor, place: Tensor, tensors
 
 def converted(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """In the wanted type and place; itself where it is both already."""
+    if value.is_meta:  # a view that lost the numbers: `check_loaded` names it
+        return value
     return value.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
 
 

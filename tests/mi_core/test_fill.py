@@ -148,6 +148,13 @@ def test_a_module_with_an_empty_place_is_refused_by_name() -> None:
         check_loaded(backend, "toy")
 
 
+def test_a_view_that_loses_the_numbers_is_not_loaded() -> None:
+    blueprint = mi_family(Config(CONFIG), None)
+    lost = Weight.of("head.weight", view=lambda tensor: torch.empty_like(tensor, device="meta"))
+    with pytest.raises(NotLoaded, match="head"):
+        filled(tensors_of(), replace(blueprint, weights=blueprint.weights | {"head": lost}))
+
+
 def test_tied_parameters_are_listed_under_each_name() -> None:
     config = CONFIG | {"tie_word_embeddings": True}
     backend = filled(tensors_of(config), mi_family(Config(config), None))
