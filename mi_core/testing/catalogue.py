@@ -8,7 +8,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from mi_core.testing import attention, capturing, layouts, memory, residual, sites, weights, writing
+from mi_core.testing import (
+    attention,
+    capturing,
+    gradients,
+    layouts,
+    memory,
+    precision,
+    refusals,
+    residual,
+    running,
+    sites,
+    specs,
+    weights,
+    writing,
+)
 from mi_core.testing.subject import Subject
 
 __all__ = ["CATALOGUE", "Check", "checks"]
@@ -57,6 +71,7 @@ SCORES: Final = "attn.hook_attn_scores"
 PATTERN: Final = "attn.hook_pattern"
 
 CATALOGUE: Final = (
+    Check(weights.check_weights_are_finite),
     Check(sites.check_names_are_standard),
     Check(sites.check_points_fire_in_order),
     Check(capturing.check_capturing_changes_nothing),
@@ -83,7 +98,17 @@ CATALOGUE: Final = (
     Check(layouts.check_chunks_equal_the_whole),
     Check(layouts.check_noise_depends_on_seed_row_and_position),
     Check(memory.check_memory_is_the_prefix),
+    Check(gradients.check_gradients_reach_every_point),
+    Check(gradients.check_gradients_agree_with_finite_differences),
+    Check(specs.check_saved_specs_give_equal_results),
+    Check(specs.check_identity_inserts_change_nothing),
+    Check(running.check_values_from_runs_equal_tensors),
+    Check(running.check_saved_runs_come_back),
+    Check(running.check_runs_do_not_depend_on_earlier_runs),
+    Check(running.check_a_failing_run_leaves_nothing_behind),
     Check(weights.check_nothing_given_is_changed),
+    Check(refusals.check_mistakes_are_refused_before_anything_runs),
+    Check(precision.check_bfloat16_stays_close, when=precision.convertible),
 )
 """In the order in which they run: what explains most comes first."""
 

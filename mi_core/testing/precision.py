@@ -1,0 +1,70 @@
+"""Dtypes: what bfloat16 gives lies close to float32, and every site comes in the dtype in which it is computed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import nn
+
+from mi_core.names import Point
+from mi_core.run import Run
+from mi_core.spec import capture
+from mi_core.testing.effort import for_examples
+from mi_core.testing.expecting import expect, expect_equal
+from mi_core.testing.strategies import Prompt, prompts
+from mi_core.testing.subject import Subject
+
+__all__ = ["check_bfloat16_stays_close", "convertible"]
+
+CLOSE: Final = 0.05
+"""How far bfloat16 (8 bits of significand) may be from float32 behind a few layers, as a part of the largest logit."""
+STREAM: Final = ("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+
+
+def convertible(subject: Subject) -> bool:
+    """Whether the weights can be put into another dtype."""
+    return isinstance(subject.model.backend, nn.Module)
+
+
+def check_bfloat16_stays_close(subject: Subject) -> None:
+    """In bfloat16 logits stay within 5 % of the largest float32 logit, and sites come in their own dtype."""
+    narrow = subject.in_dtype(torch.bfloat16)
+    # the same weights, rounded the same way
+    wide = narrow.in_dtype(torch.float32)
+
+    def holds(prompt: Prompt) -> None:
+        spec = capture("*")
+        one, other = wide.run(prompt, spec), narrow.run(prompt, spec)
+        call = f"{prompt.call(spec)} with the model in bfloat16"
+        close = other.logits.float() - one.logits
+        bound = CLOSE * float(one.logits.abs().max())
+        expect(
+            bool((close.abs() <= bound).all()),
+            "the logits in bfloat16 are far from those in float32.",
+            seen=f"{float(close.abs().max()):.3g} apart",
+            wanted=f"at most {bound:.3g}",
+            call=call,
+        )
+        plain = narrow.run(prompt).logits
+        expect_equal(other.logits, plain, "capturing changed the logits in bfloat16", call=call, tolerance=CLOSE)
+        for point in subject.points:
+            if point.name in other:
+                check_dtype(point, one, other, call)
+
+    for_examples(holds, prompt=prompts(subject))
+
+
+def check_dtype(point: Point, wide: Run, narrow: Run, call: str) -> None:
+    """The dtype of one site in each model."""
+    seen, reference = narrow[point.name].dtype, wide[point.name].dtype
+    if not seen.is_floating_point:
+        expect(seen == reference, f"{point.name} has another dtype.", seen=seen, wanted=reference, call=call)
+        return
+    expect(
+        reference == torch.float32, f"{point.name} is not float32 in a float32 model.", seen=reference,
+        wanted=torch.float32, call=call,
+    )
+    wanted = (torch.bfloat16,) if point.site.name in STREAM else (torch.bfloat16, torch.float32)
+    what = f"{point.name} comes in a dtype in which a bfloat16 model does not compute it."
+    expect(seen in wanted, what, seen=seen, wanted=" or ".join(map(str, wanted)), call=call)
