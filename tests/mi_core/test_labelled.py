@@ -145,6 +145,7 @@ def test_equality_sees_names_labels_dtype_and_numbers():
     assert array == same
     for values, coords, name, unit in [
         (torch.tensor([1.0, 2.0]), ("a", "b"), "x", "nats"),
+        (torch.tensor([1.0 + 2**-23, float("nan")]), ("a", "b"), "x", "nats"),
         (array.values.double(), ("a", "b"), "x", "nats"),
         (array.values, ("a", "c"), "x", "nats"),
         (array.values, ("a", "b"), "y", "nats"),
