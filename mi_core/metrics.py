@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_core.errors import NoTokenizer, ValueMismatch
@@ -116,7 +116,7 @@ def rank(answer: Answers) -> Metric:
     """How many tokens are more probable than the answer (0: it is on top); of a set, than the best of them."""
 
     def above(logits: Tensor, chosen: Tensor) -> Tensor:
-        best = logits.masked_fill(~chosen, -torch.inf).amax(-1, keepdim=True)
+        best = logits.gather(1, chosen.clamp(min=0)).masked_fill(chosen < 0, -torch.inf).amax(-1, keepdim=True)
         return (logits > best).sum(-1).float()
 
     return of_answers("rank", "", above, answer)
@@ -142,17 +142,18 @@ def kl(base: Run) -> Metric:
     return Metric(divergence, "KL divergence", "nats", content=("KL", fingerprint(reference)))
 
 
-def pooled(logits: Float[Tensor, "batch d_vocab"], chosen: Bool[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch"]:
-    """The log of the summed exponentials of the chosen entries; of one, that entry."""
-    return logits.masked_fill(~chosen, -torch.inf).logsumexp(-1)
+def pooled(logits: Float[Tensor, "batch d_vocab"], chosen: Int[Tensor, "batch n"]) -> Float[Tensor, "batch"]:
+    """The log of the summed exponentials of the chosen entries; of one, that entry. -1 stands for none."""
+    taken = logits.gather(1, chosen.clamp(min=0))
+    return taken[:, 0] if chosen.shape[1] == 1 else taken.masked_fill(chosen < 0, -torch.inf).logsumexp(-1)
 
 
 def of_answers(name: str, unit: str, function: Callable[..., Tensor], *answers: Answers) -> Metric:
-    """A metric whose function gets, for each answer, a mask ``[batch d_vocab]`` of its tokens."""
+    """A metric whose function gets, for each answer, the ids ``[batch n]`` of its tokens."""
 
     def prepare(model: Model, batch: int) -> Function:
-        masks = [answer_mask(answer, model, batch) for answer in answers]
-        return lambda logits: function(logits, *(mask.to(logits.device) for mask in masks))
+        ids = [answer_ids(answer, model, batch).to(model.device) for answer in answers]
+        return lambda logits: function(logits, *(own.to(logits.device) for own in ids))
 
     def unprepared(_logits: Tensor) -> Tensor:
         raise ValueMismatch(f"the metric {name!r} names answers: call metric.bound(model, batch) first.")
@@ -160,8 +161,8 @@ def of_answers(name: str, unit: str, function: Callable[..., Tensor], *answers: 
     return Metric(unprepared, name, unit, prepare=prepare, content=(name, answers))
 
 
-def answer_mask(answer: Answers, model: Model, batch: int) -> Bool[Tensor, "batch d_vocab"]:
-    """Which tokens each row's answer is."""
+def answer_ids(answer: Answers, model: Model, batch: int) -> Int[Tensor, "batch n"]:
+    """The tokens that each row's answer is, filled up with -1."""
     single = isinstance(answer, str | int)
     rows = [answer] * batch if single else list(answer)  # type: ignore[arg-type]
     if not single and len(rows) == 1 and batch > 1:
@@ -170,11 +171,11 @@ def answer_mask(answer: Answers, model: Model, batch: int) -> Bool[Tensor, "batc
         raise ValueMismatch(
             f"{len(rows)} answers were given for {batch} rows: give one for all rows, or one (or a set) for each."
         )
-    mask = torch.zeros(batch, model.shape.d_vocab, dtype=torch.bool)
-    for row, tokens in enumerate(rows):
-        for token in [tokens] if isinstance(tokens, str | int) else tokens:
-            mask[row, token_id(token, model)] = True
-    return mask
+    found = [[token_id(t, model) for t in ([row] if isinstance(row, str | int) else sorted(set(row)))] for row in rows]
+    if not all(found):
+        raise ValueMismatch(f"row {found.index([])} has an empty set of answers.")
+    width = max(map(len, found))
+    return torch.tensor([row + [-1] * (width - len(row)) for row in found])
 
 
 def token_id(token: str | int, model: Model) -> int:
