@@ -171,7 +171,7 @@ def test_a_token_that_holds_a_part_of_a_content_is_never_after_it() -> None:
     reader = tokenizer("metaspace", "{% for message in messages %}{{ message.content }} is {% endfor %}")
     texts = read_prompts(Chat(chat), reader, d_vocab=10**4).rows[0]
     assert [texts.tokens[index] for index in Turn(0).resolve(texts, 0)] == [" The capital of France "]
-    assert [texts.tokens[index] for index in Turn(1).resolve(texts, 0)][0] == "is Pa"
+    assert texts.tokens[Turn(1).resolve(texts, 0)[0]] == "is Pa"
     with pytest.raises(SpanError, match=r"Turn\(0\)\.after holds no token in row 0"):
         Turn(0).after.resolve(texts, 0)
 

@@ -80,7 +80,8 @@ def test_turns_are_spans_of_the_rendered_text_and_none_where_the_template_rewrot
     assert row.turns[0] is not None
     assert row.text[slice(*row.turns[0])] == "hello"
     assert row.turns[1] is None
-    assert row.turn(-2) == row.turn(0)
+    twice = read_prompts(Chat(chat.messages[:1] * 2), tokenizer(), d_vocab=400).rows[0]
+    assert twice.turn(-1) == twice.turn(1) > twice.turn(0) == twice.turn(-2)
     with pytest.raises(ChatTemplateError, match="Strip the whitespace around the content"):
         row.turn(1)
     with pytest.raises(SpanError, match="has 2 messages, there is no turn 2"):
