@@ -68,7 +68,7 @@ def differentiated(
     result = {}
     for captured, path, gradient in zip(held, inputs, found, strict=True):
         whole = torch.zeros_like(path) if gradient is None else gradient
-        result[captured.point.name] = run._as_shown(captured, captured.selection.read(whole))
+        result[captured.point.name] = run._as_shown(captured.selection, captured.selection.gather(whole)[0])
     return result
 
 

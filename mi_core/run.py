@@ -141,20 +141,16 @@ class Run(Mapping[str, Tensor]):
     def _out(self, captured: Captured, kind: str) -> Tensor:
         key = (captured.point.name, kind == "before")
         if key not in self._shown:
-            shown = self._as_shown(captured, captured.value)
+            shown = self._as_shown(captured.selection, captured.kept())
             self._shown[key] = shown, version_of(shown)
         return self._shown[key][0]
 
-    def _as_shown(self, captured: Captured, value: Tensor) -> Tensor:
+    def _as_shown(self, selection: Selection, value: Tensor) -> Tensor:
         """A selected value in the layout of the input; selected positions stay in the order of the selection."""
-        batch = captured.selection.choices.get("batch")
+        batch = selection.choices.get("batch")
         layout = self._layout if batch is None else self._layout.picked(batch.index)
-        free = [dim if dim not in captured.selection.choices else "" for dim in captured.selection.dims]
-        kept = [i for i, dim in enumerate(captured.selection.dims) if dim in captured.dims]
-        if kept[:1] != [0]:
-            value = value.unsqueeze(0)
-            return layout.outward(value, ["", *(free[i] for i in kept)])[0]
-        return layout.outward(value, [free[i] for i in kept])
+        free = ["" if dim in selection.choices else dim for dim in selection.dims]
+        return selection.squeezed(layout.outward(value, free))
 
     @property
     def before(self) -> Mapping[str, Tensor]:
@@ -246,9 +242,7 @@ class Run(Mapping[str, Tensor]):
         captured = self._find(name, self._captured)
         asked = own_dims({dim: canonical(dim, selector) for dim, selector in selectors.items()}, captured.point)
         wanted = {**captured.selectors, **asked}
-        kept = self._taken(captured, wanted)
-        drops = [axis for axis, dim in enumerate(captured.selection.dims) if isinstance(wanted.get(dim), int)]
-        return kept.squeeze(drops) if drops else kept
+        return self._as_shown(self._select(wanted, captured.point), self._taken(captured, wanted))
 
     def values_at(
         self, point: Point, selectors: Mapping[str, Selector]

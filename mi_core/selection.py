@@ -154,7 +154,10 @@ class Selection:
 
     def read(self, value: Tensor) -> Tensor:
         """The selected entries; dims selected by an int are dropped."""
-        taken, _ = self.gather(value)
+        return self.squeezed(self.gather(value)[0])
+
+    def squeezed(self, taken: Tensor) -> Tensor:
+        """Gathered entries without the dims that were selected by an int."""
         drops = [axis for axis, dim in enumerate(self.dims) if dim in self.choices and self.choices[dim].drop]
         return taken.squeeze(drops) if drops else taken
 
