@@ -141,8 +141,13 @@ def table(name: str, values: Mapping[str, Any]) -> list[str]:
 
 def entries(values: Mapping[str, Any]) -> list[str]:
     """TOML's ``key = value`` lines; numbers with four decimals."""
-    # JSON's strings, numbers, booleans and arrays are TOML's.
-    return [f"{key} = {json.dumps(rounded(value), ensure_ascii=False)}" for key, value in values.items()]
+    return [f"{key} = {toml(rounded(value))}" for key, value in values.items()]
+
+
+def toml(value: Any) -> str:
+    """A value as TOML has it."""
+    # JSON's strings, numbers, booleans and arrays are TOML's, but for one control character that JSON does not escape.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def rounded(value: Any) -> Any:

@@ -36,12 +36,12 @@ class Recipe:
     """Every choice of a training besides the model's config."""
 
     seed: int = 0
-    steps: int = 1500
-    rows: int = 64
+    steps: int = 2400
+    rows: int = 48
     columns: int = 64
     long_every: int = 4
     """Each such batch has half the rows at twice the length."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     warmup: int = 100
     floor: float = 0.02
     weight_decay: float = 0.2
