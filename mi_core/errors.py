@@ -39,6 +39,7 @@ A message says what failed, what was seen and what to do; the values are attribu
     │   └── PluginConflict
     ├── UnsupportedAnalysis       the model lacks what an analysis needs
     ├── HookContractBroken        a backend did not do what its sites declare
+    ├── UnknownCheck              no such check in the conformance kit, or none that applies
     └── CheckFailed               a property of the conformance kit does not hold
 """
 
@@ -76,6 +77,7 @@ __all__ = [
     "TensorMismatch",
     "TokenOutOfRange",
     "TokenizerError",
+    "UnknownCheck",
     "UnknownFamily",
     "UnknownPlugin",
     "UnknownPoint",
@@ -250,6 +252,10 @@ class UnsupportedAnalysis(MiError):
 
 class HookContractBroken(MiError):
     """A backend did not do what its sites declare: a point never fired, or fired with other dimensions."""
+
+
+class UnknownCheck(MiError):
+    """The conformance kit has no check of this name, or none that applies."""
 
 
 class CheckFailed(MiError, AssertionError):

@@ -66,8 +66,9 @@ def check_row(subject: Subject, prompt: Prompt, run: Run, layer: int, row: int, 
     taken = run[sink][row][:, prompt.columns[row]] if sink in run.receipt.fired else torch.zeros_like(total)
     where = f"{name} of row {row}"
     tolerance = max(subject.tolerance, 1e-6)
-    expect_equal(total + taken, torch.full_like(total, wanted), f"{where} does not sum to one", call=call,
-                 tolerance=tolerance)
+    expect_equal(
+        total + taken, torch.full_like(total, wanted), f"{where} does not sum to one", call=call, tolerance=tolerance
+    )
     if subject.model.shape.causal:
         expect_zero(pattern.triu(1), f"{where} sees later keys", call=call)
     scores = f"blocks.{layer}.{SCORES}"
@@ -136,8 +137,13 @@ def check_blocked_queries_give_zeros(subject: Subject) -> None:
         if looking:
             pattern = run.at(head + PATTERN, query_pos=query).detach()
             expect_zero(pattern, f"{head}{PATTERN} of the blocked query {query}", call=call)
-        expect(bool(run.logits.isfinite().all()), "a blocked query made logits NaN.", seen="NaN", wanted="numbers",
-               call=call)
+        expect(
+            bool(run.logits.isfinite().all()),
+            "a blocked query made logits NaN.",
+            seen="NaN",
+            wanted="numbers",
+            call=call,
+        )
         slope = run.grad(lambda logits: logits.sum(-1), "hook_embed")["hook_embed"]
         finite = bool(slope.isfinite().all())
         expect(finite, "a blocked query made gradients NaN.", seen="NaN at hook_embed", wanted="numbers", call=call)
@@ -201,7 +207,9 @@ def check_heads_are_reached_alone(subject: Subject) -> None:
     def holds(case: tuple[Prompt, str, int, int], seed: int) -> None:
         prompt, site, layer, head = case
         point, z = f"blocks.{layer}.{site}", f"blocks.{layer}.attn.hook_z"
-        names = {"attn.hook_v_per_head": ["attn.hook_v"]}.get(site, ["attn.hook_rot_k", "attn.hook_k_normed", "attn.hook_k"])
+        names = {"attn.hook_v_per_head": ["attn.hook_v"]}.get(
+            site, ["attn.hook_rot_k", "attn.hook_k_normed", "attn.hook_k"]
+        )
         shared = next(f"blocks.{layer}.{name}" for name in names if subject.offers(name))
         base = subject.run(prompt, capture([point, shared, z]))
         groups = base[point].shape[2] // base[shared].shape[2]

@@ -18,8 +18,8 @@ from mi_core.testing.strategies import Prompt, points, prompts, selectors, sever
 from mi_core.testing.subject import Subject
 
 __all__ = [
-    "check_capturing_changes_nothing",
     "check_captures_commute",
+    "check_capturing_changes_nothing",
     "check_early_stop_equals_the_full_run",
     "check_selected_captures_are_slices",
 ]
@@ -66,7 +66,9 @@ def check_early_stop_equals_the_full_run(subject: Subject) -> None:
             what = f"{point.name!r} differs from that of the full run"
             expect_equal(short[point.name], full[point.name], what, call=prompt.call(spec, logits=None))
             slack = 0.0 if point.layer is not None else subject.tolerance
-            expect_equal(last[point.name], full[point.name], what, call=prompt.call(spec, logits="last"), tolerance=slack)
+            expect_equal(
+                last[point.name], full[point.name], what, call=prompt.call(spec, logits="last"), tolerance=slack
+            )
         wanted = torch.stack([full.logits[row, columns[-1]] for row, columns in enumerate(prompt.columns)])
         expect_equal(
             last.logits[:, 0],

@@ -28,7 +28,7 @@ from mi_core.testing.subject import Subject
 __all__ = ["CATALOGUE", "Check", "checks"]
 
 
-def always(subject: Subject) -> bool:
+def always(_: Subject) -> bool:
     """It applies to every model."""
     return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from mi_core.errors import CheckFailed
+from mi_core.errors import UnknownCheck
 from mi_core.testing.catalogue import CATALOGUE, checks
 from mi_core.testing.effort import MANY, ONE, effort
 from mi_core.testing.subject import Source, Subject, subjects
@@ -31,7 +31,7 @@ def conformance(
         seed: of the weights and of the examples.
 
     Raises:
-        CheckFailed: ``expected_failures`` names a check that does not exist.
+        UnknownCheck: ``expected_failures`` names a check that does not exist.
     """
     import pytest
 
@@ -39,7 +39,7 @@ def conformance(
     known = [check.name for check in CATALOGUE]
     unknown = sorted(set(expected) - set(known))
     if unknown:
-        raise CheckFailed(f"expected_failures names {unknown}, which are no checks. There are: {', '.join(known)}.")
+        raise UnknownCheck(f"expected_failures names {unknown}, which are no checks. There are: {', '.join(known)}.")
     parameters = []
     for subject in subjects(source, seed=seed):
         collected.append(subject)

@@ -16,7 +16,11 @@ __all__ = ["expect", "expect_equal", "expect_zero", "largest", "refuse"]
 def refuse(what: str, *, seen: object, wanted: object, call: str) -> NoReturn:
     """The one way in which a check fails."""
     raise CheckFailed(
-        f"{what}\n  seen:   {seen}\n  wanted: {wanted}\n  call:   {call}", what=what, seen=seen, wanted=wanted, call=call
+        f"{what}\n  seen:   {seen}\n  wanted: {wanted}\n  call:   {call}",
+        what=what,
+        seen=seen,
+        wanted=wanted,
+        call=call,
     )
 
 

@@ -62,8 +62,11 @@ def check_dtype(point: Point, wide: Run, narrow: Run, call: str) -> None:
         expect(seen == reference, f"{point.name} has another dtype.", seen=seen, wanted=reference, call=call)
         return
     expect(
-        reference == torch.float32, f"{point.name} is not float32 in a float32 model.", seen=reference,
-        wanted=torch.float32, call=call,
+        reference == torch.float32,
+        f"{point.name} is not float32 in a float32 model.",
+        seen=reference,
+        wanted=torch.float32,
+        call=call,
     )
     wanted = (torch.bfloat16,) if point.site.name in STREAM else (torch.bfloat16, torch.float32)
     what = f"{point.name} comes in a dtype in which a bfloat16 model does not compute it."

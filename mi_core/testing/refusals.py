@@ -27,30 +27,31 @@ def check_mistakes_are_refused_before_anything_runs(subject: Subject) -> None:
 
     def holds(prompt: Prompt, point: Point, seed: int) -> None:
         for what, spec, error in mistakes(subject, prompt, point, seed):
-            try:
-                watched.run(prompt, spec)
-            except error as refused:
-                named = str(refused)
-                clear = point.name in named or any(repr(part) in named for part in named_in(spec))
-                expect(clear, f"{what} is refused without naming it.", seen=named, wanted=point.name, call=prompt.call(spec))
-            except SpecError as refused:
-                raise CheckFailed(
-                    f"{what} is refused with {type(refused).__name__}, wanted is {error.__name__}.\n"
-                    f"  call:   {prompt.call(spec)}"
-                ) from refused
-            except Exception as refused:
-                raise CheckFailed(
-                    f"{what} fails with {type(refused).__name__}: {refused}\n  wanted: {error.__name__}, before anything "
-                    f"runs\n  call:   {prompt.call(spec)}"
-                ) from refused
-            else:
-                raise CheckFailed(f"{what} is not refused.\n  wanted: {error.__name__}\n  call:   {prompt.call(spec)}")
+            check_refused(watched, prompt, what, spec, error)
             ran = f"{what} is refused only after something has run."
             expect(counting.calls == 0, ran, seen=counting.calls, wanted=0, call=prompt.call(spec))
 
     prompt = Prompt.of([min(3, subject.longest)] * 2, subject.model.shape.d_vocab)
     always = [{"prompt": prompt, "point": p, "seed": 0} for p in subject.one_of_each(subject.points)]
     for_examples(holds, always=always, prompt=prompts(subject), point=points(subject.points), seed=seeds())
+
+
+def check_refused(subject: Subject, prompt: Prompt, what: str, spec: HookSpec, error: type[SpecError]) -> None:
+    """One mistake, refused with the right error that names it."""
+    call = prompt.call(spec)
+    try:
+        subject.run(prompt, spec)
+    except error as refused:
+        told = str(refused)
+        clear = any(part in told for part in named_in(spec))
+        expect(clear, f"{what} is refused without naming it.", seen=told, wanted=named_in(spec), call=call)
+    except Exception as refused:
+        raise CheckFailed(
+            f"{what} is refused with the wrong error.\n  seen:   {type(refused).__name__}: {refused}\n"
+            f"  wanted: {error.__name__}, before anything runs\n  call:   {call}"
+        ) from refused
+    else:
+        raise CheckFailed(f"{what} is not refused.\n  wanted: {error.__name__}\n  call:   {call}")
 
 
 def named_in(spec: HookSpec) -> list[str]:
@@ -79,4 +80,8 @@ def mistakes(
     yield "a value of another shape", intervene(name, Replace(torch.zeros(97, 89))), ValueMismatch
     last = [d for d in dims if d not in POSITION_DIMS and d != "batch"][-1:]
     if last and last[0] == dims[-1] and point.site.sizes[last[0]] > 1:
-        yield "a value that is too short", intervene(name, Replace(torch.zeros(point.site.sizes[last[0]] - 1))), ValueMismatch
+        yield (
+            "a value that is too short",
+            intervene(name, Replace(torch.zeros(point.site.sizes[last[0]] - 1))),
+            ValueMismatch,
+        )

@@ -83,9 +83,10 @@ def norm_inputs(subject: Subject, layer: int, site: str, run: Run) -> Tensor | N
         return run[head + name] if head + name in run.receipt.fired else None
 
     if rule == "post_norm":
-        pre, out = {"ln1_post": ("hook_resid_pre", "hook_attn_out"), "ln2_post": ("hook_resid_mid", "hook_mlp_out")}.get(
-            site, ("", "")
-        )
+        pre, out = {
+            "ln1_post": ("hook_resid_pre", "hook_attn_out"),
+            "ln2_post": ("hook_resid_mid", "hook_mlp_out"),
+        }.get(site, ("", ""))
         first, second = at(pre), at(out)
         return None if first is None or second is None else first + second
     names = {

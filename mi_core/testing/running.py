@@ -31,7 +31,7 @@ class Provoked(Exception):
     """What the failing run fails with."""
 
 
-def fail(value: Tensor) -> Tensor:
+def fail(_: Tensor) -> Tensor:
     """An intervention that fails."""
     raise Provoked
 
@@ -47,8 +47,15 @@ def check_a_failing_run_leaves_nothing_behind(subject: Subject) -> None:
         except Provoked:
             pass
         else:
-            raise CheckFailed(f"the error of an intervention at {point.name} was swallowed.\n  call:   {prompt.call(spec)}")
-        same(before, subject.run(prompt, capture("*")), f"a run that failed at {point.name} changed the next one's", prompt)
+            raise CheckFailed(
+                f"the error of an intervention at {point.name} was swallowed.\n  call:   {prompt.call(spec)}"
+            )
+        same(
+            before,
+            subject.run(prompt, capture("*")),
+            f"a run that failed at {point.name} changed the next one's",
+            prompt,
+        )
 
     prompt = Prompt.of([min(3, subject.longest)], subject.model.shape.d_vocab)
     always = [{"prompt": prompt, "point": point} for point in subject.one_of_each(subject.writable)]
@@ -66,9 +73,7 @@ def check_runs_do_not_depend_on_earlier_runs(subject: Subject) -> None:
         subject.run(prompt, edit)
         same(before, subject.run(prompt, capture("*")), "runs in between changed the", prompt)
 
-    for_examples(
-        holds, prompt=prompts(subject), other=prompts(subject), point=points(subject.writable), seed=seeds()
-    )
+    for_examples(holds, prompt=prompts(subject), other=prompts(subject), point=points(subject.writable), seed=seeds())
 
 
 def same(before: Run, after: Run, what: str, prompt: Prompt) -> None:
@@ -89,7 +94,9 @@ def check_saved_runs_come_back(subject: Subject) -> None:
             run.save(Path(folder) / "run.safetensors")
             again = Run.load(Path(folder) / "run.safetensors")
         call = f"Run.load(...) of {prompt.call(spec)}"
-        expect(list(again) == list(run), "a loaded run holds other points.", seen=list(again), wanted=list(run), call=call)
+        expect(
+            list(again) == list(run), "a loaded run holds other points.", seen=list(again), wanted=list(run), call=call
+        )
         for name in run:
             expect_equal(again[name], run[name].cpu(), f"a loaded run has another {name}", call=call)
         for what in ("logits", "tokens", "mask"):
@@ -105,8 +112,10 @@ def check_values_from_runs_equal_tensors(subject: Subject) -> None:
     """Writing a run ("the same point, the same selection, of that run") is writing that run's tensor."""
 
     def holds(prompt: Prompt, point: Point, seed: int, one: bool) -> None:
-        other = Prompt(torch.randint(subject.model.shape.d_vocab, prompt.ids.shape,
-                                     generator=torch.Generator().manual_seed(seed)), prompt.mask)
+        other = Prompt(
+            torch.randint(subject.model.shape.d_vocab, prompt.ids.shape, generator=torch.Generator().manual_seed(seed)),
+            prompt.mask,
+        )
         source = subject.run(other, capture(point.name), logits=None)
         dim = next((d for d in point.site.dims if d in ("pos", "query_pos")), None)
         where = {dim: -1} if one and dim else {}

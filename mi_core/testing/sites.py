@@ -41,7 +41,9 @@ def check_names_are_standard(subject: Subject) -> None:
     for name in STREAM:
         here = {layer for site in listed if site.name == name for layer in site.layers or ()}
         missing = sorted(set(range(subject.depth)) - here)
-        expect(not missing, f"{name!r} is not listed in the layers {missing}.", seen=sorted(here), wanted="all", call=CALL)
+        expect(
+            not missing, f"{name!r} is not listed in the layers {missing}.", seen=sorted(here), wanted="all", call=CALL
+        )
 
 
 def check_standard(site: Site) -> None:

@@ -29,7 +29,9 @@ class Prompt:
     mask: Bool[Tensor, "batch column"] | None = None
 
     @classmethod
-    def of(cls, lengths: Sequence[int], d_vocab: int, *, layout: str = "plain", seed: int = 0, extra: int = 0) -> Prompt:
+    def of(
+        cls, lengths: Sequence[int], d_vocab: int, *, layout: str = "plain", seed: int = 0, extra: int = 0
+    ) -> Prompt:
         """Rows of these lengths. ``extra`` columns more than the longest needs."""
         draw = torch.Generator().manual_seed(seed)
         columns = max(lengths) + (0 if layout == "plain" else extra)

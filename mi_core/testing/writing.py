@@ -64,9 +64,7 @@ def check_writable_points_are_live(subject: Subject) -> None:
 
     # softmax does not see what it gets alone, so there must be several keys
     always = [{"prompt": few(subject), "point": point, "seed": 0} for point in subject.one_of_each(subject.writable)]
-    for_examples(
-        holds, always=always, prompt=prompts(subject, least=3), point=points(subject.writable), seed=seeds()
-    )
+    for_examples(holds, always=always, prompt=prompts(subject, least=3), point=points(subject.writable), seed=seeds())
 
 
 def spread(value: Tensor) -> float:
