@@ -24,7 +24,11 @@ def test_a_rendered_page_is_read_back(score: dict[str, float], training: dict[st
 
 def test_the_spread_is_the_largest_distance_from_the_first_run() -> None:
     def run(top1: float, seed: int) -> dict[str, Any]:
-        return {"model": {}, "training": {"seed": seed}, "scores": {"facts": {"prompts": 330, "top1": top1}}}
+        return {
+            "model": {},
+            "training": {"seed": seed, "device": "cpu"},
+            "scores": {"facts": {"prompts": 330, "top1": top1}},
+        }
 
     read = tomllib.loads(page.render([run(0.9, 0), run(0.95, 1), run(0.8, 2)]))
-    assert read["spread"] == {"seeds": [1, 2], "facts": {"top1": pytest.approx(0.1)}}
+    assert read["spread"] == {"seed": [1, 2], "device": ["cpu", "cpu"], "facts": {"top1": pytest.approx(0.1)}}

@@ -30,6 +30,16 @@ SUMMARY = (
     "A LLaMA of four layers, trained on a generated world of facts, names, agreement, opinions, sums and repetition."
 )
 
+SIZES = {
+    "layers": "num_hidden_layers",
+    "d_model": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "d_vocab": "vocab_size",
+    "n_ctx": "max_position_embeddings",
+}
+"""What the page calls a size, and what the config does, where it has it."""
+
 HELD_OUT = {
     "facts": "each fact in the one phrasing in which it was never said",
     "indirect_object": "pairs of names that never met in one row; the mistake is the giver",
@@ -82,12 +92,7 @@ def figures(
         "parameters": sum(torch.Size(shape).numel() for shape in shapes),
         "dtype": config["dtype"],
         "weights_bytes": weights.stat().st_size,
-        "layers": config["num_hidden_layers"],
-        "d_model": config["hidden_size"],
-        "heads": config["num_attention_heads"],
-        "kv_heads": config["num_key_value_heads"],
-        "d_vocab": config["vocab_size"],
-        "n_ctx": config["max_position_embeddings"],
+        **{name: config[key] for name, key in SIZES.items() if key in config},
     }
     training = {
         "command": COMMAND,
@@ -120,8 +125,8 @@ def render(runs: Sequence[Mapping[str, Any]]) -> str:
     for skill, score in shipped["scores"].items():
         lines += table(f"scores.{skill}", {"held_out": HELD_OUT[skill], **score})
     if others:
-        lines += ["", "# The largest distance of each score from those of the other seeds."]
-        lines += table("spread", {"seeds": [run["training"]["seed"] for run in others]})
+        lines += ["", "# The largest distance of each score from those of other trainings by the same recipe."]
+        lines += table("spread", {key: [run["training"][key] for run in others] for key in ("seed", "device")})
         for skill in shipped["scores"]:
             lines += table(f"spread.{skill}", spread(skill, shipped, others))
     return "\n".join(lines) + "\n"

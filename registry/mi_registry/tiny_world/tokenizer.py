@@ -64,13 +64,13 @@ def make(seed: int = 0) -> Tokenizer:
     return train(" ".join(map(str, text_row(random, words=48))) for _ in range(SAMPLE))
 
 
-def save(tokenizer: Tokenizer, folder: Path, n_ctx: int) -> None:
+def save(tokenizer: Tokenizer, folder: Path, n_ctx: int | None) -> None:
     """Write ``tokenizer.json`` and ``tokenizer_config.json``."""
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": n_ctx,
+        **({"model_max_length": n_ctx} if n_ctx else {}),
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -174,8 +174,8 @@ def main() -> None:
     config = json.loads(asked.config.read_text()) if asked.config else shipped_config()
     asked.out.mkdir(parents=True, exist_ok=True)
     words = tokenizer.make()
-    tokenizer.save(words, asked.out, n_ctx=int(config["max_position_embeddings"]))
     model = mi.build(config, seed=recipe.seed, trainable=True, device=asked.device)
+    tokenizer.save(words, asked.out, model.shape.n_ctx)
     spent = train(model, words, recipe, asked.out, Interrupt())
     if spent is None:
         print(f"Stopped. The same command goes on from the checkpoint in {asked.out}.", file=sys.stderr)
