@@ -33,6 +33,7 @@ def test_zero_is_neutral_where_both_signs_occur():
     assert heat.level(0.0) == 0
     assert heat.level(-1.0) == -0.25
     assert heat.level(math.nan) == 0
+    assert Heat(-4.0, 1.0).level(1.0) == 0.25
 
 
 def test_probabilities_share_one_scale():
