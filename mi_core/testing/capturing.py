@@ -50,9 +50,13 @@ def check_captures_commute(subject: Subject) -> None:
             seen = subject.run(prompt, spec)[one.name]
             expect_equal(seen, alone, f"{one.name!r} reads differently", call=prompt.call(spec), tolerance=slack)
 
-    for_examples(
-        holds, prompt=prompts(subject, rows=(1, 2)), one=points(subject.points), others=several(subject.points, 3)
-    )
+    prompt = Prompt.of([min(3, subject.longest)], subject.model.shape.d_vocab)
+    always = [
+        {"prompt": prompt, "one": one, "others": [other for other in subject.points if other.layer == one.layer]}
+        for one in subject.one_of_each(subject.points)
+    ]
+    drawn = {"prompt": prompts(subject, rows=(1, 2)), "one": points(subject.points)}
+    for_examples(holds, always=always, others=several(subject.points, 3), **drawn)
 
 
 def check_early_stop_equals_the_full_run(subject: Subject) -> None:

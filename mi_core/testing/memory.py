@@ -25,13 +25,6 @@ def split(draw: st.DrawFn, subject: Subject) -> tuple[Prompt, list[int]]:
     return prompt, [draw(st.integers(1, len(columns) - 1)) for columns in prompt.columns]
 
 
-def packed(rows: list[list[int]]) -> Prompt:
-    """Rows of ids, padded on the right."""
-    columns = max(map(len, rows))
-    mask = torch.arange(columns) < torch.tensor([len(row) for row in rows])[:, None]
-    return Prompt(torch.tensor([row + [0] * (columns - len(row)) for row in rows]), mask)
-
-
 def check_memory_is_the_prefix(subject: Subject) -> None:
     """A prefix of another length in each row, then the rest from its memory, gives what the whole gives."""
     streams = capture(["hook_embed", "blocks.*.hook_resid_post"] if subject.depth else ["hook_embed"])
@@ -39,8 +32,8 @@ def check_memory_is_the_prefix(subject: Subject) -> None:
     def holds(case: tuple[Prompt, list[int]]) -> None:
         prompt, lengths = case
         whole = subject.run(prompt, streams, resumable=True)
-        prefix = packed([row[:length] for row, length in zip(prompt.rows, lengths, strict=True)])
-        rest = packed([row[length:] for row, length in zip(prompt.rows, lengths, strict=True)])
+        prefix = Prompt.packed([row[:length] for row, length in zip(prompt.rows, lengths, strict=True)])
+        rest = Prompt.packed([row[length:] for row, length in zip(prompt.rows, lengths, strict=True)])
         try:
             memory = subject.run(prefix, resumable=True).memory()
             cut = whole.memory().cut(torch.tensor(lengths))

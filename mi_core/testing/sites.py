@@ -102,7 +102,7 @@ def lookalike(name: str) -> str | None:
 
 def misspelled(word: str, other: str) -> bool:
     """Whether one word may be the other with a slip."""
-    return min(len(word), len(other)) >= 4 and difflib.SequenceMatcher(None, word, other).ratio() > 0.8
+    return min(len(word), len(other)) >= 4 and difflib.SequenceMatcher(None, word, other).ratio() >= 0.75
 
 
 def check_points_fire_in_order(subject: Subject) -> None:

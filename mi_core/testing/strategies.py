@@ -44,6 +44,13 @@ class Prompt:
             mask[row, {"right": slice(None, length), "left": slice(columns - length, None)}.get(layout, free)] = True
         return cls(ids, mask)
 
+    @classmethod
+    def packed(cls, rows: Sequence[list[int]]) -> Prompt:
+        """Rows of given ids, padded on the right."""
+        columns = max(map(len, rows))
+        mask = torch.arange(columns) < torch.tensor([len(row) for row in rows])[:, None]
+        return cls(torch.tensor([row + [0] * (columns - len(row)) for row in rows]), mask)
+
     def __repr__(self) -> str:
         mask = "" if self.mask is None else f", attention_mask={self.mask.int().tolist()}"
         return f"{self.ids.tolist()}{mask}"

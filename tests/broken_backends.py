@@ -1,0 +1,501 @@
+"""Backends that are broken on purpose, one for each check of the conformance kit; run as a script, who refuses whom.
+
+Each wraps a correct LLaMA and changes one thing. ``BROKEN`` maps a check to the backends that it must refuse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from mi_core.building import build, initialise_randomly
+from mi_core.model import Model
+from mi_core.run import Run
+from mi_core.spec import HookSpec
+from mi_core.testing import CATALOGUE, Subject, effort
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "attention_bias": True,
+    "max_position_embeddings": 64,
+}
+
+
+class Meddler:
+    """A tap behind a tap; what it does to a value is given."""
+
+    def __init__(self, tap: Any, change: Callable[[Any, str, Tensor], Tensor]) -> None:
+        self.tap, self.change = tap, change
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        return self.change(self.tap, name, value)
+
+    def wants(self, *names: str) -> bool:
+        return bool(self.tap.wants(*names))
+
+    def edits(self, *names: str) -> bool:
+        return bool(self.tap.edits(*names))
+
+    def cut_edges(self) -> Tensor | None:
+        return self.tap.cut_edges()
+
+
+class Wrapped(nn.Module):
+    """A backend around a correct one; as it is, it changes nothing."""
+
+    site = ""
+    """The one site at which `meddle` is called."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+        self.shape = inner.shape
+
+    @property
+    def blocks(self) -> Any:
+        return tuple(
+            lambda stream, batch, tap, memory, layer=layer, block=block: self.block(
+                layer, block, stream, batch, self.wrap(tap), memory
+            )
+            for layer, block in enumerate(self.inner.blocks)
+        )
+
+    def block(self, layer: int, block: Any, stream: Any, batch: Any, tap: Any, memory: Any) -> Any:
+        return block(stream, batch, tap, memory)
+
+    def wrap(self, tap: Any) -> Any:
+        return Meddler(tap, self.change)
+
+    def change(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return self.meddle(tap, name, value) if name == self.site else tap(name, value)
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value)
+
+    def sites(self) -> Any:
+        return tuple(self.inner.sites())
+
+    def embed(self, batch: Any, tap: Any) -> Any:
+        return self.inner.embed(batch, Meddler(tap, lambda tap, name, value: tap(name, self.embedded(batch, value))))
+
+    def embedded(self, batch: Any, value: Tensor) -> Tensor:
+        return value
+
+    def unembed(self, resid: Tensor, tap: Any) -> Tensor:
+        return self.inner.unembed(resid, self.wrap(tap))
+
+    def weight(self, name: str) -> Tensor:
+        return self.inner.weight(name)
+
+
+class HoldsNaN(Wrapped):
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        with torch.no_grad():
+            next(iter(inner.parameters()))[0, 0] = torch.nan
+
+
+class MisspellsASite(Wrapped):
+    def change(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap("mlp.hook_pots" if name == "mlp.hook_post" else name, value)
+
+    def sites(self) -> Any:
+        return [
+            dataclasses.replace(site, name="mlp.hook_pots" if site.name == "mlp.hook_post" else site.name)
+            for site in self.inner.sites()
+        ]
+
+
+class TransposesAStandardSite(Wrapped):
+    def sites(self) -> Any:
+        dims = ("batch", "head", "pos", "d_head")
+        return [dataclasses.replace(s, dims=dims) if s.name == "attn.hook_q" else s for s in self.inner.sites()]
+
+    site = "attn.hook_q"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value.transpose(1, 2)).transpose(1, 2)
+
+
+class ListsInAnotherOrder(Wrapped):
+    def sites(self) -> Any:
+        sites = list(self.inner.sites())
+        q = next(i for i, site in enumerate(sites) if site.name == "attn.hook_q")
+        sites[q], sites[q + 1] = sites[q + 1], sites[q]
+        return sites
+
+
+class ListsWhatNeverFires(Wrapped):
+    site = "mlp.hook_in"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return value
+
+
+class FiresHeadsFirst(Wrapped):
+    site = "attn.hook_z"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value.transpose(1, 2)).transpose(1, 2)
+
+
+class ChangesWhenRead(Wrapped):
+    site = "mlp.hook_out"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value) * 1.0001 if tap.wants(name) else value
+
+
+class ReadsAnotherByTheWay(Wrapped):
+    site = "mlp.hook_in"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        if tap.wants("attn.hook_q") and not tap.edits(name):
+            tap(name, value * 1.01)
+            return value
+        return tap(name, value)
+
+
+class ReusesTheTensorThatItOffered(Wrapped):
+    site = "mlp.hook_pre"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        seen = tap(name, value)
+        if torch.is_grad_enabled():
+            return seen
+        kept = seen.clone()
+        seen.data.mul_(2)
+        return kept
+
+
+class NormsAcrossPositions(Wrapped):
+    def unembed(self, resid: Tensor, tap: Any) -> Tensor:
+        return super().unembed(resid - 0.05 * resid.mean(-2, keepdim=True) if resid.ndim > 2 else resid, tap)
+
+
+class ChangesWhenWritten(Wrapped):
+    site = "attn.hook_v"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value) + 1e-3 if tap.edits(name) else tap(name, value)
+
+
+class IgnoresTheTap(Wrapped):
+    site = "mlp.hook_pre_linear"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        tap(name, value)
+        return value
+
+
+class TapsTwice(Wrapped):
+    site = "attn.hook_q"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, tap(name, value))
+
+
+class EditsTheStreamInPlace(Wrapped):
+    def block(self, layer: int, block: Any, stream: Any, batch: Any, tap: Any, memory: Any) -> Any:
+        if tap.edits("mlp.hook_post"):
+            stream.resid.data.mul_(1.01)
+        return block(stream, batch, tap, memory)
+
+
+class LooksAhead(Wrapped):
+    site = "attn.hook_z"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        z = tap(name, value)
+        return z + 0.05 * z.mean(1, keepdim=True)
+
+
+class ScalesTheEmbeddingBehindTheHook(Wrapped):
+    def embed(self, batch: Any, tap: Any) -> Any:
+        stream = super().embed(batch, tap)
+        return dataclasses.replace(stream, resid=stream.resid * 1.5)
+
+
+class CallsTheVarianceAScale(Wrapped):
+    site = "ln2.hook_scale"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value.square()).abs().sqrt()
+
+
+class UnembedsVectorsOtherwise(Wrapped):
+    def unembed(self, resid: Tensor, tap: Any) -> Tensor:
+        return super().unembed(resid, tap) * (1.0 if resid.ndim == 3 else 1.01)
+
+
+class NamesAnotherWeight(Wrapped):
+    def weight(self, name: str) -> Tensor:
+        return self.inner.weight(name) * (2 if name.endswith("W_out") else 1)
+
+
+class ShowsAnotherPattern(Wrapped):
+    site = "attn.hook_pattern"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value * 1.01) / 1.01
+
+
+class Blind(Meddler):
+    def cut_edges(self) -> Tensor | None:
+        cut = super().cut_edges()
+        return cut if self.wants("attn.hook_attn_scores", "attn.hook_pattern") else None
+
+
+class CutsOnlyWhereSomebodyLooks(Wrapped):
+    def wrap(self, tap: Any) -> Any:
+        return Blind(tap, self.change)
+
+
+class DividesByNothing(Wrapped):
+    site = "attn.hook_z"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        z = tap(name, value)
+        return torch.where((z == 0).all(-1, keepdim=True), torch.nan, z) if tap.cut_edges() is not None else z
+
+
+class MasksWithALargeNumber(Wrapped):
+    site = "attn.hook_attn_scores"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value.masked_fill(value.isneginf(), -1e9) if tap.edits(name) else value)
+
+
+class MixesUpHeads(Wrapped):
+    site = "attn.hook_result"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value.flip(2)).flip(2)
+
+
+class WritesToTheWholeGroup(Wrapped):
+    site = "attn.hook_v_per_head"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value)[:, :, [0, 0, 2, 2]]
+
+
+class CountsColumns(Wrapped):
+    def embedded(self, batch: Any, value: Tensor) -> Tensor:
+        return value + 0.01 * batch.inputs.shape[1]
+
+
+class LooksBehindTheLength(Wrapped):
+    def embedded(self, batch: Any, value: Tensor) -> Tensor:
+        behind = torch.arange(value.shape[1]) >= batch.length[:, None]
+        return value + 0.1 * (value * behind[..., None]).sum(1, keepdim=True)
+
+
+class CountsRows(Wrapped):
+    def embedded(self, batch: Any, value: Tensor) -> Tensor:
+        return value + 0.01 * len(batch.inputs)
+
+
+class ForgetsALittle(Wrapped):
+    def block(self, layer: int, block: Any, stream: Any, batch: Any, tap: Any, memory: Any) -> Any:
+        if memory is not None:
+            memory = dataclasses.replace(memory, values=memory.values * 0.9)
+        return block(stream, batch, tap, memory)
+
+
+class MixesUpMemories(Wrapped):
+    def block(self, layer: int, block: Any, stream: Any, batch: Any, tap: Any, memory: Any) -> Any:
+        if memory is not None:
+            # every row goes on from where the longest prefix ends
+            start = batch.start.max().expand_as(batch.start)
+            batch = dataclasses.replace(batch, start=start, shared={})
+            memory = dataclasses.replace(memory, length=start)
+        return block(stream, batch, tap, memory)
+
+
+class CutsTheGraph(Wrapped):
+    site = "mlp.hook_pre"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value).detach()
+
+
+class BendsTheGradient(Wrapped):
+    site = "mlp.hook_pre"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        seen = tap(name, value)
+        return seen + (seen * 0.5 - (seen * 0.5).detach())
+
+
+class RemembersTheLongestPrompt(Wrapped):
+    longest = 0
+
+    def embedded(self, batch: Any, value: Tensor) -> Tensor:
+        self.longest = max(self.longest, batch.inputs.shape[1])
+        return value * (1 + 0.01 * self.longest)
+
+
+class ForgetsToCleanUp(Wrapped):
+    inside = 0
+
+    def block(self, layer: int, block: Any, stream: Any, batch: Any, tap: Any, memory: Any) -> Any:
+        self.inside += 1
+        result = block(stream, batch, tap, memory)
+        self.inside -= 1
+        return result
+
+    def embedded(self, batch: Any, value: Tensor) -> Tensor:
+        return value * (1 + 0.01 * self.inside)
+
+
+class WritesToItsWeights(Wrapped):
+    def embedded(self, batch: Any, value: Tensor) -> Tensor:
+        with torch.no_grad():
+            next(iter(self.inner.parameters())).add_(0)
+        return value
+
+
+class KeepsSizesToItself(Wrapped):
+    def sites(self) -> Any:
+        return [dataclasses.replace(s, sizes={}) if s.name == "mlp.hook_post" else s for s in self.inner.sites()]
+
+
+class OffersAnotherDtype(Wrapped):
+    site = "hook_attn_out"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value.float()).to(value.dtype)
+
+
+# -- what the core does, broken in the core ----------------------------------------------------------
+
+
+def forgetful_specs() -> Any:
+    load = HookSpec.load
+    return mock.patch.object(HookSpec, "load", lambda path: HookSpec(load(path).entries[1:]))
+
+
+def inexact_values() -> Any:
+    values_at = Run.values_at
+
+    def shifted(self: Run, *arguments: Any) -> Any:
+        value, real = values_at(self, *arguments)
+        return value + 1e-3, real
+
+    return mock.patch.object(Run, "values_at", shifted)
+
+
+def inexact_runs() -> Any:
+    load = Run.load
+
+    def shifted(path: Any) -> Run:
+        run = load(path)
+        run._logits = run._logits + 1e-3
+        return run
+
+    return mock.patch.object(Run, "load", shifted)
+
+
+def noise_by_shape() -> Any:
+    def drawn(x: Tensor, seed: int, scene: Any) -> Tensor:
+        return torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+
+    return mock.patch("mi_core.interventions.normal_like", drawn)
+
+
+Break = type[Wrapped] | Callable[[], Any]
+
+BROKEN: Mapping[str, tuple[Break, ...]] = {
+    "check_weights_are_finite": (HoldsNaN,),
+    "check_names_are_standard": (MisspellsASite, TransposesAStandardSite),
+    "check_points_fire_in_order": (ListsInAnotherOrder, ListsWhatNeverFires, FiresHeadsFirst, TapsTwice),
+    "check_capturing_changes_nothing": (ChangesWhenRead,),
+    "check_captures_commute": (ReadsAnotherByTheWay,),
+    "check_selected_captures_are_slices": (ReusesTheTensorThatItOffered,),
+    "check_early_stop_equals_the_full_run": (NormsAcrossPositions,),
+    "check_writing_back_changes_nothing": (ChangesWhenWritten,),
+    "check_writable_points_are_live": (IgnoresTheTap,),
+    "check_interventions_compose_in_order": (TapsTwice,),
+    "check_earlier_layers_are_untouched": (EditsTheStreamInPlace,),
+    "check_earlier_positions_are_untouched": (LooksAhead,),
+    "check_residual_equations": (ScalesTheEmbeddingBehindTheHook,),
+    "check_norms_divide_by_their_scale": (CallsTheVarianceAScale,),
+    "check_unembedding_the_last_stream_gives_the_logits": (UnembedsVectorsOtherwise,),
+    "check_weights_lead_to_the_next_activation": (NamesAnotherWeight,),
+    "check_patterns_are_causal_softmaxes": (ShowsAnotherPattern,),
+    "check_knockouts_cut_exactly": (CutsOnlyWhereSomebodyLooks,),
+    "check_blocked_queries_give_zeros": (DividesByNothing, CutsOnlyWhereSomebodyLooks),
+    "check_scores_stay_masked": (MasksWithALargeNumber,),
+    "check_head_results_sum_to_the_output": (MixesUpHeads,),
+    "check_heads_are_reached_alone": (WritesToTheWholeGroup,),
+    "check_rows_in_a_batch_equal_rows_alone": (CountsColumns,),
+    "check_padding_is_never_looked_at": (LooksBehindTheLength,),
+    "check_chunks_equal_the_whole": (CountsRows,),
+    "check_noise_depends_on_seed_row_and_position": (noise_by_shape,),
+    "check_memory_is_the_prefix": (ForgetsALittle, MixesUpMemories),
+    "check_gradients_reach_every_point": (CutsTheGraph,),
+    "check_gradients_agree_with_finite_differences": (BendsTheGradient,),
+    "check_saved_specs_give_equal_results": (forgetful_specs,),
+    "check_identity_inserts_change_nothing": (ChangesWhenWritten,),
+    "check_values_from_runs_equal_tensors": (inexact_values,),
+    "check_saved_runs_come_back": (inexact_runs,),
+    "check_runs_do_not_depend_on_earlier_runs": (RemembersTheLongestPrompt,),
+    "check_a_failing_run_leaves_nothing_behind": (ForgetsToCleanUp,),
+    "check_nothing_given_is_changed": (WritesToItsWeights,),
+    "check_mistakes_are_refused_before_anything_runs": (KeepsSizesToItself,),
+    "check_bfloat16_stays_close": (OffersAnotherDtype,),
+}
+
+
+def plain() -> Model:
+    """The correct model."""
+    model = build(CONFIG, trainable=False, device="cpu")
+    initialise_randomly(model, 0)
+    return model
+
+
+@contextlib.contextmanager
+def broken(what: Break) -> Iterator[Subject]:
+    """A subject that is broken in one way."""
+    model = plain()
+    if isinstance(what, type):
+        wrapped = Model(what(model.backend), name=model.name, config=model.config)
+        yield Subject(wrapped, CONFIG, 0, what.__name__)
+        return
+    with what():
+        yield Subject(model, CONFIG, 0, what.__name__)
+
+
+def refusing(what: Break, examples: int = 5) -> list[str]:
+    """The checks that refuse one broken thing."""
+    found = []
+    for check in CATALOGUE:
+        with broken(what) as subject, effort(examples, shrink=False):
+            try:
+                if check.applies(subject):
+                    check.function(subject)
+            except Exception:
+                found.append(check.name)
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name, ways in BROKEN.items():
+        for way in ways:
+            others = [other for other in refusing(way) if other != name]
+            print(f"{way.__name__}: {name}; also {', '.join(others) or 'none'}", file=sys.stdout, flush=True)
