@@ -45,17 +45,11 @@ class Captured:
     path: Tensor | None = None
     """Under gradients: the whole tensor on the path."""
 
-    @property
-    def dims(self) -> tuple[str, ...]:
-        """The dims that are left after those selected by an int were dropped."""
-        choices = self.selection.choices
-        return tuple(dim for dim in self.selection.dims if dim not in choices or not choices[dim].drop)
-
     def kept(self) -> Tensor:
-        """The value with every dim of the site."""
-        value = self.value
+        """The value with every dim of the site, those selected by an int too."""
+        value, choices = self.value, self.selection.choices
         for axis, dim in enumerate(self.selection.dims):
-            if dim not in self.dims:
+            if dim in choices and choices[dim].drop:
                 value = value.unsqueeze(axis)
         return value
 
@@ -125,7 +119,12 @@ class Run(Mapping[str, Tensor]):
     __hash__ = object.__hash__
 
     def _canonical(self, name: str) -> str:
-        return name if name in self._points.by_name else self._points.find(name).name
+        try:
+            return self._points.find(name).name
+        except UnknownPoint:
+            if self._points.sites:
+                raise
+            return name  # a run from a file knows the points that it holds only
 
     def _find(self, name: str, among: Mapping[str, Captured]) -> Captured:
         point = self._canonical(name)
@@ -294,7 +293,12 @@ class Run(Mapping[str, Tensor]):
         return torch.stack(values)
 
     def _of_site(self, site: str) -> list[tuple[int, str]]:
-        wanted = {point.name for point in self._points.match(f"blocks.*.{site}")}
+        try:
+            wanted = {point.name for point in self._points.match(f"blocks.*.{site}")}
+        except UnknownPoint:
+            if self._points.sites:
+                raise
+            return []
         found = [(c.point.layer, name) for name, c in self._captured.items() if name in wanted]
         return sorted((layer, name) for layer, name in found if layer is not None)
 

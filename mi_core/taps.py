@@ -98,6 +98,9 @@ class PointActions:
             value = step(value)
         if value.dtype != dtype:
             value = value.to(dtype)
+        if value.requires_grad and not self.grad:
+            # a tensor of the spec itself, which asks for gradients
+            value = value.detach()
         if self.point.site.keeps_masked:
             value = torch.where(original == CLOSED, original, value)
         return value if self.pads is None else torch.where(self.pads.to(value.device), original, value)
