@@ -119,7 +119,8 @@ def sliced(value: Tensor, dims: Sequence[str], prompt: Prompt, chosen: dict[str,
     shape = [max(part.shape[axis] for part in rows) for axis in range(value.ndim)]
     result = value.new_zeros([len(rows), *shape[1:]])
     for row, part in enumerate(rows):
-        result[(row, *map(slice, part.shape[1:]))] = part[0]
+        place: tuple[Any, ...] = (row, *map(slice, part.shape[1:]))
+        result[place] = part[0]
     drops = [axis for axis, dim in enumerate(dims) if isinstance(chosen.get(dim), int)]
     return result.squeeze(drops) if drops else result
 

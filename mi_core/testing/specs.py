@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -51,22 +50,16 @@ def some_spec(subject: Subject, prompt: Prompt, point: Point, seed: int) -> Hook
     return sum((intervene(point.name, edit) for edit in chosen), HookSpec()) + capture(point.name)
 
 
-@dataclass(frozen=True)
 class Identity:
     """An insert that returns what it read, and offers it at a site of its own on the way."""
 
-    point: str
-    sites: Sequence[Site]
-
-    @property
-    def reads(self) -> Sequence[str]:
-        """The point."""
-        return (self.point,)
-
-    @property
-    def writes(self) -> Sequence[str]:
-        """The point."""
-        return (self.point,)
+    def __init__(self, point: Point) -> None:
+        self.point = point.name
+        self.reads: Sequence[str] = (point.name,)
+        self.writes: Sequence[str] = (point.name,)
+        self.sites: Sequence[Site] = (
+            Site("hook_own", point.site.dims, point.site.sizes, meaning="what the insert read"),
+        )
 
     def __call__(self, values: Mapping[str, Tensor], tap: Tap) -> Mapping[str, Tensor]:
         """What was read."""
@@ -77,8 +70,7 @@ def check_identity_inserts_change_nothing(subject: Subject) -> None:
     """An insert that returns what it read leaves the logits as they were, and its own site fires."""
 
     def holds(prompt: Prompt, point: Point) -> None:
-        own = Site("hook_own", point.site.dims, point.site.sizes, meaning="what the insert read")
-        spec = insert(Identity(point.name, (own,)), point.name) + capture([point.name, f"{point.name}.hook_own"])
+        spec = insert(Identity(point), point.name) + capture([point.name, f"{point.name}.hook_own"])
         run, plain, call = subject.run(prompt, spec), subject.run(prompt), prompt.call(spec)
         what = f"an insert at {point.name} that returns what it read changed the logits"
         expect_equal(run.logits, plain.logits, what, call=call, tolerance=subject.slack(point))
