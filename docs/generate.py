@@ -1,7 +1,7 @@
 """Writes what the guide does not type by hand: ``python docs/generate.py``.
 
-The page of hook points from the vocabulary, the page of errors from their tree, the hook reference from docstrings, and
-the outputs behind code blocks from running them.
+The tables of points come from the vocabulary, the tree of errors from its module, the hook reference from docstrings,
+and the outputs behind code blocks from running them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import inspect
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pages
@@ -20,26 +21,22 @@ from mi_core import errors, hookspecs, plugins, vocabulary
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-NOTE = "<!-- Written by docs/generate.py: change {source} and run it again. -->\n"
 CORE = (
     *("hook_embed", "hook_resid_pre", "attn.hook_q", "attn.hook_attn_scores", "attn.hook_pattern", "attn.hook_z"),
     *("hook_attn_out", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out", "hook_resid_post", "hook_logits"),
 )
 
 
-def hook_points() -> str:
-    """The page of the vocabulary."""
-    text = NOTE.format(source="mi_core/vocabulary.py or docs/hook_points.template.md")
-    text += (HERE / "hook_points.template.md").read_text(encoding="utf-8")
+def lookalikes() -> str:
+    """Names that look alike, in pairs."""
     pairs = ["| one | the other | what tells them apart |", "|---|---|---|"]
-    pairs += [f"| `{one}` | `{other}` | {what} |" for one, other, what in vocabulary.LOOKALIKES]
-    return text.replace("{sites}", site_table(vocabulary.STANDARD)).replace("{lookalikes}", "\n".join(pairs))
+    return "\n".join(pairs + [f"| `{one}` | `{other}` | {what} |" for one, other, what in vocabulary.LOOKALIKES])
 
 
-def site_table(names: Iterator[str] | object) -> str:
+def site_table(names: Iterable[str]) -> str:
     """Rows of the vocabulary."""
     rows = ["| site | dims | meaning | |", "|---|---|---|---|"]
-    for name in names:  # type: ignore[attr-defined]
+    for name in names:
         row = vocabulary.STANDARD[name]
         full = f"blocks.i.{name}" if row.in_layer else name
         dims = " ".join("1" if dim == "one" else dim for dim in row.dims)
@@ -60,16 +57,19 @@ def flags(row: vocabulary.Standard) -> Iterator[str]:
 
 
 def error_tree() -> str:
-    """The page of errors."""
-    text = NOTE.format(source="mi_core/errors.py or docs/errors.template.md")
-    text += (HERE / "errors.template.md").read_text(encoding="utf-8")
-    tree = inspect.getdoc(errors) or ""
-    drawn = inspect.cleandoc(tree[tree.index("MiError") :])
-    rows = ["| error | when |", "|---|---|"]
-    for name in errors.__all__:
-        kind = getattr(errors, name)
-        rows.append(f"| `{name}` | {(inspect.getdoc(kind) or '').partition(chr(10))[0]} |")
-    return text.replace("{tree}", drawn).replace("{errors}", "\n".join(rows))
+    """The tree as the module draws it."""
+    text = inspect.getdoc(errors) or ""
+    drawn = textwrap.dedent(text[text.index("    MiError") :])
+    return f"```\n{drawn}\n```"
+
+
+def error_table() -> str:
+    """Every error with the first line of its docstring."""
+    rows = [
+        f"| `{name}` | {(inspect.getdoc(getattr(errors, name)) or '').partition(chr(10))[0]} |"
+        for name in errors.__all__
+    ]
+    return "\n".join(["| error | when |", "|---|---|", *rows])
 
 
 def hook_reference() -> str:
@@ -85,28 +85,32 @@ def hook_reference() -> str:
     return "\n".join(parts)
 
 
-def signature(function: object) -> str:
+def signature(function: Callable[..., object]) -> str:
     """A signature without the quotes of its annotations."""
-    return str(inspect.signature(function)).replace("'", "")  # type: ignore[arg-type]
+    return str(inspect.signature(function)).replace("'", "")
 
 
-def filled(text: str, name: str, content: str) -> str:
-    """A page with new content between its two marks."""
-    marks = re.compile(rf"(<!-- {name}: written by docs/generate.py -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not marks.search(text):
-        raise SystemExit(f"no marks for {name!r}")
-    return marks.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+def filled(path: Path, **contents: str) -> str:
+    """A page with new content between its marks."""
+    text = path.read_text(encoding="utf-8")
+    for name, content in contents.items():
+        words = name.replace("_", " ")
+        marks = re.compile(rf"(<!-- {words}: written by docs/generate.py -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not marks.search(text):
+            raise SystemExit(f"{path.name} has no marks for {words!r}")
+        text = marks.sub(lambda match, new=content: f"{match[1]}{new}\n{match[2]}", text)
+    return text
 
 
 def generated() -> dict[Path, str]:
-    """Every page that is written here, wholly or in part, as it should be; outputs aside."""
-    guide, readme = HERE / "writing_a_plugin.md", ROOT / "README.md"
-    return {
-        HERE / "hook_points.md": hook_points(),
-        HERE / "errors.md": error_tree(),
-        guide: filled(guide.read_text(encoding="utf-8"), "hooks", hook_reference()),
-        readme: filled(readme.read_text(encoding="utf-8"), "core points", site_table(CORE)),
+    """Every page of which a part is written here, as it should be; outputs aside."""
+    parts = {
+        ROOT / "README.md": {"core_points": site_table(CORE)},
+        HERE / "hook_points.md": {"sites": site_table(vocabulary.STANDARD), "lookalikes": lookalikes()},
+        HERE / "errors.md": {"tree": error_tree(), "errors": error_table()},
+        HERE / "writing_a_plugin.md": {"hooks": hook_reference()},
     }
+    return {path: filled(path, **contents) for path, contents in parts.items()}
 
 
 def main() -> None:
@@ -115,8 +119,6 @@ def main() -> None:
         path.write_text(text, encoding="utf-8")
     chosen = [Path(name).resolve() for name in sys.argv[1:]]
     for path in chosen or [ROOT / "README.md", *sorted(HERE.glob("*.md"))]:
-        if path.name.endswith(".template.md"):
-            continue
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             text = pages.with_outputs(path)
         if text != path.read_text(encoding="utf-8"):

@@ -14,11 +14,7 @@ from mi_core import hookspecs
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = {
-    str(path.relative_to(ROOT)): path
-    for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
-    if not path.name.endswith(".template.md")
-}
+PAGES = {str(path.relative_to(ROOT)): path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))}
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
