@@ -58,7 +58,9 @@ def forward(
             streams.append(stream)
         tap = taps.layers.get(layer, IDLE)
         before = None if memory is None else memory[layer]
-        if tap is IDLE:
+        if tap is IDLE and logits == "last" and layer == len(blocks) - 1 and batch.record is None:
+            stream, after = block(stream, replace(batch, keep=batch.length[:, None] - 1), tap, before)
+        elif tap is IDLE:
             stream, after = block(stream, batch, tap, before)
         else:
             stream, after = through(block, stream, batch, tap, before)
@@ -73,7 +75,7 @@ def forward(
     if last_layer is not None and last_layer < len(blocks):
         return Outcome(None, tuple(kept))
     resid = stream.resid
-    if logits == "last":
+    if logits == "last" and resid.shape[1] > 1:
         row = torch.arange(len(resid), device=resid.device)
         resid = resid[row, batch.length - 1][:, None]
     return Outcome(backend.unembed(resid, taps.outside), tuple(kept))

@@ -18,8 +18,8 @@ from mi_core.calling import check_fired, taps_for
 from mi_core.forking import Fork
 from mi_core.layout import Layout
 from mi_core.loop import Taps, through
-from mi_core.protocols import Batch, Memory, Stream, Tap
-from mi_core.taps import IDLE, Record
+from mi_core.protocols import Batch, Memory, Stream
+from mi_core.taps import IDLE, BoundTap, Record
 from mi_core.trunk import Trunk
 
 __all__ = ["Pack", "Variant"]
@@ -41,7 +41,7 @@ class PackTap:
 
     __slots__ = ("_members", "_rows")
 
-    def __init__(self, members: Sequence[tuple[int, Tap]], rows: int) -> None:
+    def __init__(self, members: Sequence[tuple[int, BoundTap]], rows: int) -> None:
         self._members = members
         self._rows = rows
 
@@ -149,12 +149,16 @@ class Pack:
         members = [
             (at * self.n_rows, tap)
             for at in range(len(streams))
-            if (tap := self.taps[begin + at].layers.get(layer)) is not None
+            if isinstance(tap := self.taps[begin + at].layers.get(layer), BoundTap)
         ]
         stream = joined_streams(streams)
         batch = self._batch(len(streams))
         memory = self._memory(layer, len(streams))
-        if not members:
+        if all(tap.only("hook_resid_pre") for _, tap in members):
+            # that point is the core's own: the block itself runs as if nobody looked
+            if members:
+                resid = PackTap(members, self.n_rows)("hook_resid_pre", stream.resid)
+                stream = replace(stream, resid=resid)
             if keep_last:
                 batch = replace(batch, keep=batch.length[:, None] - 1)
             stream, _ = block(stream, batch, IDLE, memory)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
@@ -34,11 +35,20 @@ class Batch:
     positions: Int[Tensor, "batch pos"]
     """Index for rotary or learned positions: ``position_ids``, else ``start + column``."""
     keep: Int[Tensor, "batch kept"] | None = None
-    """The only columns whose output anybody needs; a block may ignore it (the core then slices)."""
+    """The only columns whose output anybody needs: a block returns those, or (it may ignore this) all columns.
+
+    Given only where nothing is read or written, and never together with ``record``.
+    """
     record: Int[Tensor, "batch cuts"] | str | None = None
     """Prefix lengths at which the returned memory must be cuttable; ``"end"``, ``"all"``; None: return no memory."""
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Values that blocks compute once for each call and share, such as rotary tables. Empty in every new batch."""
+
+    def kept(self, x: Tensor) -> Tensor:
+        """The columns of ``x`` that somebody needs: all of them without ``keep``."""
+        if self.keep is None:
+            return x
+        return x[torch.arange(len(self.keep), device=x.device)[:, None], self.keep]
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """The value under ``key``, made at its first use in this call."""

@@ -151,6 +151,10 @@ class BoundTap:
         """Whether one of these lies on the path."""
         return any(name in self._actions and self._actions[name].edits for name in names)
 
+    def only(self, name: str) -> bool:
+        """Whether nothing is bound to any other site of the layer, and no edge is cut."""
+        return self._cut is None and all(own == name for own in self._actions)
+
     def cut_edges(self) -> Tensor | None:
         """The edges that are cut in this layer; asking counts as firing."""
         self._record.fired.update(self._cut_names)

@@ -65,18 +65,23 @@ class AttentionModule(nn.Module):
     def mix(
         self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap, memory: Memory | None
     ) -> tuple[Float[Tensor, "batch pos d_model"], Memory | None]:
-        """The output of W_O with its bias, and the keys and values if ``batch.record`` asks for them."""
+        """The output of W_O with its bias, and the keys and values if ``batch.record`` asks for them.
+
+        Where only some columns are needed, only their queries are asked; keys and values are made for all.
+        """
         own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
+        x = tap("attn.hook_in", x)
+        asking = x if batch.keep is None else batch.kept(x)
         rows, columns, _ = x.shape
         heads = (rows, columns, -1, self.d_head)
-        x = tap("attn.hook_in", x)
-        q = tap("attn.hook_q", linear(x, own["q_weight"], own["q_bias"]).view(heads))
+        q = tap("attn.hook_q", linear(asking, own["q_weight"], own["q_bias"]).view(rows, -1, self.n_heads, self.d_head))
         k = tap("attn.hook_k", linear(x, own["k_weight"], own["k_bias"]).view(heads))
         v = tap("attn.hook_v", linear(x, own["v_weight"], own["v_bias"]).view(heads))
         rotary = self.positions
         if rotary is not None:
             table = batch.once((self.table_key, x.dtype, x.device), lambda: rotary.table(batch, x.dtype))
-            q = tap("attn.hook_rot_q", rotary.rotate(q, table))
+            own_turn = table if batch.keep is None else (batch.kept(table[0]), batch.kept(table[1]))
+            q = tap("attn.hook_rot_q", rotary.rotate(q, own_turn))
             k = tap("attn.hook_rot_k", rotary.rotate(k, table))
         if tap.wants("attn.hook_k_per_head", "attn.hook_v_per_head"):
             k, v = self.told_apart(k, v, tap)
@@ -87,7 +92,7 @@ class AttentionModule(nn.Module):
             if tap.edits("attn.hook_result"):
                 out = result.sum(2) if own["o_bias"] is None else result.sum(2) + own["o_bias"]
                 return tap("attn.hook_out", out), remembered
-        out = linear(z.reshape(rows, columns, -1), own["o_weight"], own["o_bias"])
+        out = linear(z.flatten(2), own["o_weight"], own["o_bias"])
         return tap("attn.hook_out", out), remembered
 
     def attend(

@@ -21,6 +21,8 @@ __all__ = ["causal_is_enough", "explicit", "fused", "masked", "open_edges"]
 
 def causal_is_enough(batch: Batch, continued: bool) -> bool:
     """Whether the fused kernel needs no mask: a square causal pattern, or one last query that sees every key."""
+    if batch.keep is not None:
+        return False
     if not continued:
         return True
     starts, _ = extents(batch)
@@ -32,18 +34,23 @@ def open_edges(
 ) -> Bool[Tensor, "_ _ query_pos key_pos"]:
     """Which keys each query may see: none behind it, none whose edge is cut."""
     # one causal mask for all layers
-    edges: Tensor = batch.once(("mi_decoder.causal", batch.start.device), lambda: causal(batch, continued))
+    edges: Tensor = batch.once(
+        ("mi_decoder.causal", batch.start.device, batch.keep is None), lambda: causal(batch, continued)
+    )
     return edges if cut is None else edges & ~cut
 
 
 def causal(batch: Batch, continued: bool) -> Bool[Tensor, "_ 1 query_pos key_pos"]:
     """Column c of a row is position ``start + c`` of that row and sees what lies at or before it."""
     columns = torch.arange(batch.positions.shape[1], device=batch.start.device)
-    if not continued:
+    if batch.keep is not None:
+        columns = batch.keep
+    elif not continued:
         return (columns <= columns[:, None])[None, None]
     _, ends = extents(batch)
+    n_keys = max(ends) if continued else batch.positions.shape[1]
     own = batch.start[:, None] + columns
-    return torch.arange(max(ends), device=own.device) <= own[:, None, :, None]
+    return torch.arange(n_keys, device=own.device) <= own[:, None, :, None]
 
 
 def fused(

@@ -94,6 +94,8 @@ class SequentialBlock(DecoderBlock):
         resid = stream.resid
         out, memory = parts["mixer"].mix(resid if ln1 is None else ln1.normalise(resid, tap), batch, tap, memory)
         out = tap("hook_attn_out", out if ln1_post is None else ln1_post.normalise(out, tap))
+        if out.shape[1] != resid.shape[1]:
+            resid = batch.kept(resid)
         resid = tap("hook_resid_mid", resid + out)
         out = parts["channel"].transform(resid if ln2 is None else ln2.normalise(resid, tap), tap)
         out = tap("hook_mlp_out", out if ln2_post is None else ln2_post.normalise(out, tap))
