@@ -14,7 +14,8 @@ from torch import Tensor
 from mi_core.errors import MissingActivation, ValueMismatch
 
 if TYPE_CHECKING:
-    from mi_core.run import Captured, Run
+    from mi_core.captured import Captured
+    from mi_core.run import Run
 
 __all__ = ["gradients", "pulled_back"]
 

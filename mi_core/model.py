@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mi_core.binding import Binding, bind
 from mi_core.calling import Called, call, call_in_chunks
+from mi_core.captured import captured_as
 from mi_core.errors import InputError, SpecError
 from mi_core.grids import Grid
 from mi_core.labelled import Label
@@ -24,7 +25,7 @@ from mi_core.prompts import Prompts, read_prompts
 from mi_core.protocols import Backend, ModelShape
 from mi_core.provenance import Provenance
 from mi_core.receipt import Receipt
-from mi_core.run import Run, captured_as
+from mi_core.run import Run
 from mi_core.spec import HookSpec
 from mi_core.taps import IDLE
 from mi_core.weights import Weights

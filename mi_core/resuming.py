@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mi_core.binding import Binding, bind
+from mi_core.captured import captured_as
 from mi_core.errors import MissingActivation, SpecError
 from mi_core.forking import fork_of
 from mi_core.packing import Pack, Variant
@@ -29,7 +30,7 @@ def under(binding: Binding) -> HookSpec:
 
 def resumed(base: Run, spec: HookSpec) -> Run:
     """See :meth:`Run.resume`."""
-    from mi_core.run import Run, captured_as
+    from mi_core.run import Run
 
     began = time.perf_counter()
     trunk = base._trunk

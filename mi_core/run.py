@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_core.binding import BoundCapture
+from mi_core.captured import Captured
 from mi_core.errors import ChangedInPlace, EmptyInput, MissingActivation, SelectorError, UnknownPoint
 from mi_core.fingerprint import fingerprint, version_of
 from mi_core.layout import POSITION_DIMS, Layout
@@ -30,38 +30,7 @@ if TYPE_CHECKING:  # compared only when somebody asks
     from mi_core.comparing import Comparison
     from mi_core.tokens import TopTokens
 
-__all__ = ["Captured", "Run"]
-
-
-@dataclass(frozen=True, eq=False)
-class Captured:
-    """One captured activation, left-aligned, as it was selected."""
-
-    point: Point
-    selectors: Mapping[str, Selector]
-    selection: Selection
-    value: Tensor
-    version: int
-    path: Tensor | None = None
-    """Under gradients: the whole tensor on the path."""
-
-    def kept(self) -> Tensor:
-        """The value with every dim of the site, those selected by an int too."""
-        value, choices = self.value, self.selection.choices
-        for axis, dim in enumerate(self.selection.dims):
-            if dim in choices and choices[dim].drop:
-                value = value.unsqueeze(axis)
-        return value
-
-
-def captured_as(
-    bound: Mapping[str, BoundCapture], values: Mapping[str, Tensor], paths: Mapping[str, Tensor]
-) -> dict[str, Captured]:
-    """Captures with what they were captured as, in the order in which they fired."""
-    return {
-        name: Captured(c.point, c.selectors, c.selection, values[name], version_of(values[name]), paths.get(name))
-        for name, c in sorted(bound.items(), key=lambda item: list(values).index(item[0]))
-    }
+__all__ = ["Run"]
 
 
 class Run(Mapping[str, Tensor]):
@@ -85,8 +54,9 @@ class Run(Mapping[str, Tensor]):
         self._points = points
         self._logits = logits
         self._last_only = last_only
-        self._captured = dict(captured)
-        self._before = dict(before)
+        # in the model's order, in whatever order rows and chunks were run
+        self._captured = {name: captured[name] for name in points.by_name if name in captured}
+        self._before = {name: before[name] for name in points.by_name if name in before}
         self._trunk = trunk
         self._shown: dict[tuple[str, bool], tuple[Tensor, int]] = {}
         self.receipt = receipt

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from mi_core.errors import LoadError
+from mi_core.fingerprint import version_of
 from mi_core.layout import Layout
 from mi_core.names import Point, Points
 from mi_core.prompts import Prompts
@@ -19,7 +20,8 @@ from mi_core.selection import select
 from mi_core.selectors import selector_from_json, selector_to_json
 
 if TYPE_CHECKING:
-    from mi_core.run import Captured, Run
+    from mi_core.captured import Captured
+    from mi_core.run import Run
 
 __all__ = ["load_run", "save_run"]
 
@@ -106,7 +108,7 @@ def load_run(path: Path) -> Run:
 
 def restored(name: str, data: dict[str, Any], value: Tensor, layout: Layout, rows: Any) -> Captured:
     """A capture with its tensor."""
-    from mi_core.run import Captured
+    from mi_core.captured import Captured
 
     described_ = dict(data["site"])
     layers = described_.pop("layers")
@@ -114,4 +116,4 @@ def restored(name: str, data: dict[str, Any], value: Tensor, layout: Layout, row
     site = Site(**described_, dims=dims, layers=None if layers is None else tuple(layers))
     point = Point(name, site, data["layer"])
     selectors = {dim: selector_from_json(item) for dim, item in data["selectors"].items()}
-    return Captured(point, selectors, select(selectors, point, layout, rows), value, value._version)
+    return Captured(point, selectors, select(selectors, point, layout, rows), value, version_of(value))

@@ -125,10 +125,12 @@ class HookSpec:
 
     def _key(self) -> Any:
         captures = {fingerprint(entry) for entry in self.entries if isinstance(entry, Capture)}
+        edits = (entry for entry in self.entries if not isinstance(entry, Capture))
         ordered = tuple(
-            fingerprint((entry.points, entry.intervention)) if isinstance(entry, Edit) else fingerprint(entry)
-            for entry in self.entries
-            if not isinstance(entry, Capture)
+            fingerprint((entry.points, entry.intervention))
+            if isinstance(entry, Edit)
+            else (entry.name, id(entry.module))
+            for entry in edits
         )
         return frozenset(captures), ordered
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_models import LAYOUTS, ROWS, SEEDS, close, laid_out, small, talking
 
 import mi_core as mi
-from mi_core.errors import ChangedInPlace, EmptyInput, MissingActivation, MiError, SelectorError, UnknownPoint
+from mi_core.errors import ChangedInPlace, EmptyInput, MiError, MissingActivation, SelectorError, UnknownPoint
 
 RESID, Z, SCORES, PATTERN = (
     "blocks.1.hook_resid_post",

@@ -25,7 +25,7 @@ def test_an_unknown_weight_is_answered_with_the_closest() -> None:
     assert "blocks.0.attn.W_X" not in small().weights
     with pytest.raises(UnknownPoint, match=r"no weight 'blocks.9.attn.W_Q'"):
         small().weights["blocks.9.attn.W_Q"]
-    with pytest.raises(UnknownPoint, match="Did you mean 'embed.W_E'"):
+    with pytest.raises(UnknownPoint, match=r"Did you mean 'embed\.W_E'"):
         small().weights["embed.WE"]
 
 
