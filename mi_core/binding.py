@@ -13,9 +13,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mi_core.edges import Knockout
+from mi_core.editing import Intervention
 from mi_core.errors import ReadOnlyPoint, SelectorError, SpecError
 from mi_core.inserting import BoundInsert
-from mi_core.interventions import Intervention
 from mi_core.layout import Layout
 from mi_core.names import Point, Points
 from mi_core.prompts import RowText

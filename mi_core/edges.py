@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mi_core.editing import Intervention
 from mi_core.errors import SpecError, ValueMismatch
-from mi_core.interventions import Intervention
 from mi_core.scene import Scene
 from mi_core.selectors import merged
 from mi_core.subspaces import wide

@@ -14,9 +14,9 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
+from mi_core.editing import Intervention, brief
 from mi_core.errors import ChangedInPlace, SpecError, ValueMismatch
 from mi_core.fingerprint import fingerprint, tensors_in, version_of
-from mi_core.interventions import Intervention, brief
 from mi_core.protocols import Site, Tap
 from mi_core.selectors import Selector, merged
 

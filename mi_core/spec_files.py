@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mi_core.editing import Intervention
 from mi_core.errors import NotSerialisable, SpecError
-from mi_core.interventions import Apply, Intervention
+from mi_core.interventions import Apply
 from mi_core.selectors import selector_from_json, selector_to_json
 from mi_core.sources import Recorded
 from mi_core.spec import Capture, Edit, Entry, HookSpec, Insert, capture, intervene
