@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mi_core.errors import MiError
@@ -58,12 +59,13 @@ def blocks(text: str) -> list[Block]:
 
 def run_page(path: Path) -> Iterator[tuple[Block, str]]:
     """Each block of a page with what it prints now; run in the current folder."""
-    namespace: dict[str, Any] = {"__name__": "__page__"}
+    page = ModuleType("__page__")
+    sys.modules["__page__"] = page  # where dataclasses look for their module
     for block in blocks(path.read_text(encoding="utf-8")):
         if block.language == "sh":
             yield block, run_commands(block.code)
         else:
-            yield block, run_code(block, namespace, path)
+            yield block, run_code(block, vars(page), path)
 
 
 def run_code(block: Block, namespace: dict[str, Any], path: Path) -> str:
@@ -74,8 +76,8 @@ def run_code(block: Block, namespace: dict[str, Any], path: Path) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), environment():
         try:
-            exec(compile(tree, str(path), "exec"), namespace)
-            value = None if last is None else eval(compile(last, str(path), "eval"), namespace)
+            exec(compile(tree, str(path), "exec", dont_inherit=True), namespace)
+            value = None if last is None else eval(compile(last, str(path), "eval", dont_inherit=True), namespace)
             if value is not None:
                 print(value if isinstance(value, str) else repr(value))
         except MiError as error:
