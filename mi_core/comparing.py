@@ -36,6 +36,7 @@ class Comparison:
     changes: tuple[tuple[Change, ...], ...]
     """For each row, the tokens whose probability after the last real token changed most."""
     largest_logit_difference: float
+    _last: Float[Tensor, "batch"]
 
     def __repr__(self) -> str:
         lines = [f"KL(base || this) after the last token: {[round(v, 4) for v in self.kl_last().tolist()]} nats"]
@@ -45,8 +46,6 @@ class Comparison:
     def kl_last(self) -> Float[Tensor, "batch"]:
         """The divergence at each row's last real token."""
         return self._last
-
-    _last: Tensor
 
 
 def divergence(base: Float[Tensor, "*where d_vocab"], this: Float[Tensor, "*where d_vocab"]) -> Float[Tensor, "*where"]:

@@ -124,7 +124,7 @@ class Selection:
             if choice is None:
                 choice = Choice(torch.arange(shape[axis]))
             view = [1] * (last + 1)
-            view[axis] = -1
+            view[axis] = choice.index.shape[-1]
             if choice.per_row:
                 own = choice.rows(batch.index) if batch else choice
                 view[0] = len(own.index)

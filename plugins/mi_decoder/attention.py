@@ -64,7 +64,7 @@ class AttentionModule(nn.Module):
 
     def mix(
         self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap, memory: Memory | None
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Memory | None]:
+    ) -> tuple[Float[Tensor, "batch query_pos d_model"], Memory | None]:
         """The output of W_O with its bias, and the keys and values if ``batch.record`` asks for them.
 
         Where only some columns are needed, only their queries are asked; keys and values are made for all.
@@ -97,13 +97,13 @@ class AttentionModule(nn.Module):
 
     def attend(
         self,
-        q: Float[Tensor, "batch head pos d_head"],
+        q: Float[Tensor, "batch head query_pos d_head"],
         k: Float[Tensor, "batch _ pos d_head"],
         v: Float[Tensor, "batch _ pos d_head"],
         batch: Batch,
         tap: Tap,
         memory: Memory | None,
-    ) -> tuple[Float[Tensor, "batch head pos d_head"], KeyValues | None]:
+    ) -> tuple[Float[Tensor, "batch head query_pos d_head"], KeyValues | None]:
         """The mixed values, and what is remembered."""
         regime = None if self.positions is None else self.positions.scaling.regime(batch.total)
         if memory is not None:

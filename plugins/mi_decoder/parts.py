@@ -45,7 +45,7 @@ class MixerModule(Part, Protocol):
 
     def mix(
         self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap, memory: Memory | None
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Memory | None]:
+    ) -> tuple[Float[Tensor, "batch query_pos d_model"], Memory | None]:
         """Its own output (before any post-norm), and what it remembers if ``batch.record`` asks for it."""
         ...
 
