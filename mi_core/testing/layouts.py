@@ -12,7 +12,7 @@ from mi_core.names import Point
 from mi_core.spec import capture, intervene
 from mi_core.testing.effort import for_examples
 from mi_core.testing.expecting import expect_equal, expect_zero, largest
-from mi_core.testing.strategies import LAYOUTS, Prompt, points, prompts, seeds
+from mi_core.testing.strategies import LAYOUTS, Prompt, points, prompts, seeds, several
 from mi_core.testing.subject import Subject
 from mi_core.testing.watching import batch_of, watched
 
@@ -27,8 +27,8 @@ __all__ = [
 def check_rows_in_a_batch_equal_rows_alone(subject: Subject) -> None:
     """A row gives the same logits and activations alone and in a batch, padded left, right or anywhere; pads read 0."""
 
-    def holds(prompt: Prompt) -> None:
-        spec = capture([point.name for point in subject.points if not point.site.on_demand])
+    def holds(prompt: Prompt, read: list[Point]) -> None:
+        spec = capture([point.name for point in read])
         batch, call = subject.run(prompt, spec), prompt.call(spec)
         for row in range(len(prompt.ids)):
             alone = subject.run(prompt.row(row), spec)
@@ -42,11 +42,12 @@ def check_rows_in_a_batch_equal_rows_alone(subject: Subject) -> None:
                     pads = ~prompt.real[row].to(value.device)
                     expect_zero(value[row][pads], f"{name} of row {row} at the pads", call=call)
 
+    lengths, shape = [2, min(5, subject.longest)], subject.model.shape
+    whole = [point for point in subject.points if not point.site.on_demand]
     always = [
-        {"prompt": Prompt.of([2, min(5, subject.longest)], subject.model.shape.d_vocab, layout=layout, extra=1)}
-        for layout in LAYOUTS[1:]
+        {"prompt": Prompt.of(lengths, shape.d_vocab, layout=layout, extra=1), "read": whole} for layout in LAYOUTS[1:]
     ]
-    for_examples(holds, always=always, prompt=prompts(subject, rows=(2, 3)))
+    for_examples(holds, always=always, prompt=prompts(subject, rows=(2, 3)), read=several(subject.points))
 
 
 def check_padding_is_never_looked_at(subject: Subject) -> None:

@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+STREAM = capture("blocks.*.hook_resid_post")
+"""What is compared between runs: what was different anywhere shows in the stream."""
+
+
 class Provoked(Exception):
     """What the failing run fails with."""
 
@@ -41,7 +45,7 @@ def check_a_failing_run_leaves_nothing_behind(subject: Subject) -> None:
 
     def holds(prompt: Prompt, point: Point) -> None:
         spec = intervene(point.name, Apply(fail))
-        before = subject.run(prompt, capture("*"))
+        before = subject.run(prompt, STREAM)
         try:
             subject.run(prompt, spec)
         except Provoked:
@@ -52,7 +56,7 @@ def check_a_failing_run_leaves_nothing_behind(subject: Subject) -> None:
             )
         same(
             before,
-            subject.run(prompt, capture("*")),
+            subject.run(prompt, STREAM),
             f"a run that failed at {point.name} changed the next one's",
             prompt,
         )
@@ -66,19 +70,19 @@ def check_runs_do_not_depend_on_earlier_runs(subject: Subject) -> None:
     """The same run gives the same, bit for bit, whatever ran in between: other rows, writes, gradients, memory."""
 
     def holds(prompt: Prompt, other: Prompt, point: Point, seed: int) -> None:
-        before = subject.run(prompt, capture("*"))
+        before = subject.run(prompt, STREAM)
         edit = intervene(point.name, Noise(1.0, seed=seed))
         subject.run(other, edit + capture("*"), grad=True)
         subject.run(other, edit, resumable=True)
         subject.run(prompt, edit)
-        same(before, subject.run(prompt, capture("*")), "runs in between changed the", prompt)
+        same(before, subject.run(prompt, STREAM), "runs in between changed the", prompt)
 
     for_examples(holds, prompt=prompts(subject), other=prompts(subject), point=points(subject.writable), seed=seeds())
 
 
 def same(before: Run, after: Run, what: str, prompt: Prompt) -> None:
     """Two runs with the same logits and captures."""
-    call = prompt.call(capture("*"))
+    call = prompt.call(STREAM)
     expect_equal(after.logits, before.logits, f"{what} logits", call=call)
     for name in before:
         expect_equal(after[name], before[name], f"{what} {name}", call=call)

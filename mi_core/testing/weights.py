@@ -67,11 +67,14 @@ OUTSIDE: Final[tuple[tuple[str, str, str, str, Product], ...]] = (
 )
 
 
+NAMED: Final = {site for row in (*IN_LAYER, UNGATED, *OUTSIDE) for site in (row[0], row[3])}
+
+
 def check_weights_lead_to_the_next_activation(subject: Subject) -> None:
     """A weight by its name and layout, times the activation before it, plus its bias, is the activation behind it."""
 
     def holds(prompt: Prompt) -> None:
-        spec = capture("*")
+        spec = capture([point.name for point in subject.points if point.site.name in NAMED])
         run, call = subject.run(prompt, spec), prompt.call(spec)
         for head, (before, weight, bias, behind, product) in equations(subject, run):
             factor = weight_of(subject, head + weight)
