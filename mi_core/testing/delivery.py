@@ -45,16 +45,18 @@ def conformance(
         collected.append(subject)
         for name, call in checks(subject):
             marks = [pytest.mark.xfail(reason=expected[name], strict=True)] if name in expected else []
-            parameters.append(pytest.param(paced(call, examples, seed), id=f"{subject.name}-{name}", marks=marks))
+            parameters.append(
+                pytest.param(paced(call, subject, examples, seed), id=f"{subject.name}-{name}", marks=marks)
+            )
     return pytest.mark.parametrize("check", parameters)
 
 
-def paced(call: Callable[[], None], examples: int | None, seed: int) -> Callable[[], None]:
+def paced(call: Callable[[], None], subject: Subject, examples: int | None, seed: int) -> Callable[[], None]:
     """A check that tries as many examples as the suite has time for, which is known when it runs."""
 
     def check() -> None:
         wanted = (ONE if len(collected) == 1 else MANY) if examples is None else examples
-        with effort(wanted, seed=seed):
+        with effort(wanted, seed=seed), subject.threads():
             call()
 
     return check

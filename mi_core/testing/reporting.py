@@ -105,7 +105,7 @@ def outcome_of(subject: Subject, check: Check, examples: int, seed: int) -> Outc
     """One check on one subject; whatever it raises is a failure, told in full."""
     began, problem = time.perf_counter(), ""
     try:
-        with effort(examples, seed=seed):
+        with effort(examples, seed=seed), subject.threads():
             check.function(subject)
     except CheckFailed as error:
         problem = str(error)

@@ -61,7 +61,7 @@ def expected(subject: Subject, run: Run, layer: int) -> Mapping[str, tuple[Tenso
         total = pre + sum(here[site] for site in added)
         return {"hook_resid_post": (total, f"resid_pre + {' + '.join(added)}")}
     if rule.kind == "post_norm":
-        # the norms' sites are before gain and bias, which the weights of the check below tie to the stream
+        # the norms' inputs and gains are tied to the stream by the checks of norms and of weights
         return {}
     if rule.kind != "sequential":
         kinds = "'sequential', 'parallel', 'post_norm' or 'own'"

@@ -6,6 +6,7 @@ import copy
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Source", "Subject", "is_family", "subjects"]
 
 FAMILIES: Final = "mi_core.families"
+SMALL: Final = 5_000_000
+"""Parameters below which a model is run by one thread."""
 LONGEST: Final = 10
 """The longest prompt that is drawn, where the model takes as many."""
 TOLERANCES: Final = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -80,6 +83,17 @@ class Subject:
     def tolerance(self) -> float:
         """Rounding: how far equal values may lie apart, as a part of the largest."""
         return TOLERANCES[self.model.dtype]
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """One thread where tensors are tiny: several would only wait for each other."""
+        before, backend = torch.get_num_threads(), self.model.backend
+        count = sum(p.numel() for p in backend.parameters()) if isinstance(backend, nn.Module) else 0
+        torch.set_num_threads(1 if count < SMALL else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def rule(self, layer: int) -> Residual:
         """How a layer adds to the stream."""

@@ -60,6 +60,11 @@ IN_LAYER: Final[tuple[tuple[str, str, str, str, Product], ...]] = (
     ("ln2.hook_normalized", "ln2.w", "ln2.b", "mlp.hook_in", gain),
 )
 """Site, weight, bias, next site, product. Source: the equations of the hook-point table."""
+POST_NORM: Final[tuple[tuple[str, str, str, str, Product], ...]] = (
+    ("ln1_post.hook_normalized", "ln1_post.w", "ln1_post.b", "hook_resid_mid", gain),
+    ("ln2_post.hook_normalized", "ln2_post.w", "ln2_post.b", "hook_resid_post", gain),
+)
+"""Where the norm stands on the stream itself."""
 UNGATED: Final = ("mlp.hook_in", "mlp.W_in", "mlp.b_in", "mlp.hook_pre", matrix)
 OUTSIDE: Final[tuple[tuple[str, str, str, str, Product], ...]] = (
     ("ln_final.hook_normalized", "ln_final.w", "ln_final.b", "unembed.hook_in", gain),
@@ -67,7 +72,7 @@ OUTSIDE: Final[tuple[tuple[str, str, str, str, Product], ...]] = (
 )
 
 
-NAMED: Final = {site for row in (*IN_LAYER, UNGATED, *OUTSIDE) for site in (row[0], row[3])}
+NAMED: Final = {site for row in (*IN_LAYER, UNGATED, *POST_NORM, *OUTSIDE) for site in (row[0], row[3])}
 
 
 def check_weights_lead_to_the_next_activation(subject: Subject) -> None:
@@ -99,7 +104,8 @@ def equations(subject: Subject, run: Run) -> Iterator[tuple[str, tuple[str, str,
     for layer in range(subject.depth):
         head = f"blocks.{layer}."
         gated = f"{head}mlp.hook_pre_linear" in run.receipt.fired
-        for row in IN_LAYER if gated else (*IN_LAYER, UNGATED):
+        normed = POST_NORM if subject.rule(layer).kind == "post_norm" else ()
+        for row in (*IN_LAYER, *(() if gated else (UNGATED,)), *normed):
             if {head + row[0], head + row[3]} <= set(run.receipt.fired):
                 yield head, row
     for row in OUTSIDE:
