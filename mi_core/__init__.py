@@ -37,6 +37,7 @@ from mi_core.receipt import Receipt
 from mi_core.results import Result
 from mi_core.run import Run
 from mi_core.spec import HookSpec, capture, insert, intervene
+from mi_core.sweeping import Sweep, SweepInterrupted
 
 __all__ = [
     "Add",
@@ -64,6 +65,8 @@ __all__ = [
     "Run",
     "Scale",
     "Span",
+    "Sweep",
+    "SweepInterrupted",
     "Token",
     "Turn",
     "Zero",

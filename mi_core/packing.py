@@ -115,7 +115,9 @@ class Pack:
             final = layer == len(blocks) - 1
             for begin in range(0, joined, self.per_call):
                 end = min(begin + self.per_call, joined)
-                streams[begin:end] = self._block(layer, begin, streams[begin:end], final and last_only)
+                # somebody who looks behind the layers sees every position
+                unseen = all(taps.outside is IDLE for taps in self.taps[begin:end])
+                streams[begin:end] = self._block(layer, begin, streams[begin:end], final and last_only and unseen)
         rest = self.variants[joined:]
         streams += [self.trunk.stream(len(blocks), self.first)] * len(rest)
         self._unembed(streams, last_only)
