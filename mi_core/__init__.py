@@ -1,43 +1,52 @@
 """Hook points, backend protocols, plans and loading for mechanistic interpretability.
 
-import mi_core as mi
+    import mi_core as mi
 
-model = mi.load("tiny-world")
-run = model.run("The capital of France is", mi.capture("blocks.*.hook_resid_post"))
+    model = mi.load("tiny-world")
+    run = model.run("The capital of France is", mi.capture("blocks.*.hook_resid_post"))
+
+Names are imported at their first use, so that ``import mi_core`` and ``mi --help`` do not wait for torch.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from mi_core import errors
-from mi_core.analysis import analysis
-from mi_core.building import build, save_model
-from mi_core.chat import Chat
-from mi_core.edges import Knockout, Reweight
-from mi_core.grids import Grid, ablation_grid, grid, patch_grid, steering_grid
-from mi_core.interventions import (
-    Add,
-    Apply,
-    Clamp,
-    ClampAlong,
-    Detach,
-    Interpolate,
-    Intervention,
-    Mean,
-    Noise,
-    ProjectOut,
-    Replace,
-    Resample,
-    Scale,
-    Zero,
-)
-from mi_core.labelled import Labelled
-from mi_core.loading import load
-from mi_core.metrics import Metric, kl, log_prob, logit, logit_diff, loss, metric, prob, rank
-from mi_core.model import Model
-from mi_core.positions import Span, Token, Turn
-from mi_core.receipt import Receipt
-from mi_core.results import Result
-from mi_core.run import Run
-from mi_core.spec import HookSpec, capture, insert, intervene
-from mi_core.sweeping import Sweep, SweepInterrupted
+
+if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
+    from mi_core.analyses import analysis
+    from mi_core.building import build, save_model
+    from mi_core.chat import Chat
+    from mi_core.edges import Knockout, Reweight
+    from mi_core.grids import Grid, ablation_grid, grid, patch_grid, steering_grid
+    from mi_core.interventions import (
+        Add,
+        Apply,
+        Clamp,
+        ClampAlong,
+        Detach,
+        Interpolate,
+        Intervention,
+        Mean,
+        Noise,
+        ProjectOut,
+        Replace,
+        Resample,
+        Scale,
+        Zero,
+    )
+    from mi_core.labelled import Labelled
+    from mi_core.loading import load
+    from mi_core.metrics import Metric, kl, log_prob, logit, logit_diff, loss, metric, prob, rank
+    from mi_core.model import Model
+    from mi_core.positions import Span, Token, Turn
+    from mi_core.receipt import Receipt
+    from mi_core.results import Result
+    from mi_core.run import Run
+    from mi_core.spec import HookSpec, capture, insert, intervene
+    from mi_core.sweeping import Sweep, SweepInterrupted
 
 __all__ = [
     "Add",
@@ -91,3 +100,86 @@ __all__ = [
     "save_model",
     "steering_grid",
 ]
+
+HOMES = {
+    "analyses": ("analysis",),
+    "building": (
+        "build",
+        "save_model",
+    ),
+    "chat": ("Chat",),
+    "edges": (
+        "Knockout",
+        "Reweight",
+    ),
+    "grids": (
+        "Grid",
+        "ablation_grid",
+        "grid",
+        "patch_grid",
+        "steering_grid",
+    ),
+    "interventions": (
+        "Add",
+        "Apply",
+        "Clamp",
+        "ClampAlong",
+        "Detach",
+        "Interpolate",
+        "Intervention",
+        "Mean",
+        "Noise",
+        "ProjectOut",
+        "Replace",
+        "Resample",
+        "Scale",
+        "Zero",
+    ),
+    "labelled": ("Labelled",),
+    "loading": ("load",),
+    "metrics": (
+        "Metric",
+        "kl",
+        "log_prob",
+        "logit",
+        "logit_diff",
+        "loss",
+        "metric",
+        "prob",
+        "rank",
+    ),
+    "model": ("Model",),
+    "positions": (
+        "Span",
+        "Token",
+        "Turn",
+    ),
+    "receipt": ("Receipt",),
+    "results": ("Result",),
+    "run": ("Run",),
+    "spec": (
+        "HookSpec",
+        "capture",
+        "insert",
+        "intervene",
+    ),
+    "sweeping": (
+        "Sweep",
+        "SweepInterrupted",
+    ),
+}
+"""The module of each public name."""
+
+MODULES = {name: module for module, names in HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"module 'mi_core' has no attribute {name!r}")
+    value = getattr(import_module(f"mi_core.{MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *MODULES})

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:  # names for the reader; pluggy looks at argument names only
-    from mi_core.analysis import Analysis
+    from mi_core.analyses import Analysis
     from mi_core.blueprint import Blueprint
     from mi_core.config import Config
     from mi_core.files import Files

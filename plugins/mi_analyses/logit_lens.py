@@ -19,7 +19,7 @@ from torch import Tensor
 
 import mi_core as mi
 from mi_analyses.readout import Readout, read_out
-from mi_core.analysis import Analysis, require
+from mi_core.analyses import Analysis, require
 from mi_core.errors import SelectorError, TokenOutOfRange
 from mi_core.hookspecs import hookimpl
 from mi_core.labelled import Label, Labelled

@@ -3,7 +3,7 @@ from tiny_llama import tiny_llama
 
 import mi_core as mi
 from mi_analyses import logit_lens
-from mi_core.analysis import Analysis, require
+from mi_core.analyses import Analysis, require
 from mi_core.errors import UnknownPlugin, UnsupportedAnalysis
 
 
