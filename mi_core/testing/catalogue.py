@@ -11,6 +11,7 @@ from typing import Final
 from mi_core.testing import (
     attention,
     capturing,
+    forking,
     gradients,
     layouts,
     memory,
@@ -98,6 +99,9 @@ CATALOGUE: Final = (
     Check(layouts.check_chunks_equal_the_whole),
     Check(layouts.check_noise_depends_on_seed_row_and_position),
     Check(memory.check_memory_is_the_prefix),
+    Check(forking.check_last_logits_are_the_last_of_all),
+    Check(forking.check_going_on_equals_the_full_run, when=causal),
+    Check(forking.check_sweeps_equal_the_loop, when=causal),
     Check(gradients.check_gradients_reach_every_point),
     Check(gradients.check_gradients_agree_with_finite_differences),
     Check(specs.check_saved_specs_give_equal_results),
