@@ -22,15 +22,22 @@ __all__ = [
 
 def edit_at(point: Point, seed: int, last: bool) -> HookSpec:
     """Noise at a point, everywhere or at each row's last token: the same noise however it is packed."""
+    return intervene(point.name, Noise(1.0, seed=seed).at(**at_last(point, last)))
+
+
+def at_last(point: Point, last: bool) -> dict[str, int]:
+    """The selector of each row's last token, where that is wanted and the point has positions."""
     dim = next((d for d in point.site.dims if d in ("pos", "query_pos")), None)
-    return intervene(point.name, Noise(1.0, seed=seed).at(**({dim: -1} if last and dim else {})))
+    return {dim: -1} if last and dim else {}
 
 
 def check_going_on_equals_the_full_run(subject: Subject) -> None:
     """``base.resume(spec)`` gives what the full run with ``spec`` gives: logits and captures."""
 
     def holds(prompt: Prompt, point: Point, read: list[Point], seed: int, last: bool) -> None:
-        spec = edit_at(point, seed, last) + capture([p.name for p in read])
+        # what is read everywhere must be computed everywhere: only slices let a run begin late
+        captures = (capture(p.name).at(**at_last(p, last)) for p in read)
+        spec = sum(captures, edit_at(point, seed, last))
         full = subject.run(prompt, spec)
         resumed = subject.run(prompt, resumable=True).resume(spec)
         call = f"model.run({prompt!r}, resumable=True).resume({spec!r})"
