@@ -22,7 +22,7 @@ def check(
     name: Annotated[
         str,
         typer.Argument(
-            help="A family (llama), or an embedded model, a folder (./name) or a Hub id.", show_default=False
+            help="A family, an embedded model, a folder (./name) or a Hub id.", show_default=False
         ),
     ],
     only: Annotated[
