@@ -118,9 +118,10 @@ def train(
         nn.utils.clip_grad_norm_(module_of(model).parameters(), recipe.clip)
         optimizer.step()
         show(step + 1, recipe, loss.detach(), rate=(step + 1 - first) / (time.monotonic() - begun))
-        if (step + 1) % every == 0 or step + 1 == recipe.steps or stopped():
+        stop = stopped()
+        if (step + 1) % every == 0 or step + 1 == recipe.steps or stop:
             save_checkpoint(out, module_of(model), optimizer, asdict(recipe), step + 1, Spent.now().since(start))
-        if stopped() and step + 1 < recipe.steps:
+        if stop and step + 1 < recipe.steps:
             return None
     return Spent.now().since(start)
 
