@@ -1,104 +1,19 @@
-"""Backends that are broken on purpose, one for each check of the conformance kit; run as a script, who refuses whom.
-
-Each wraps a correct LLaMA and changes one thing. ``BROKEN`` maps a check to the backends that it must refuse.
-"""
+"""Backends that are broken on purpose, one for each check of the conformance kit; run as a script, who refuses whom."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from broken_core import forgetful_specs, inexact_runs, inexact_values, noise_by_shape
+from torch import Tensor
+from wrapped_backends import CONFIG, Meddler, Wrapped, plain
 
-from mi_core.building import build, initialise_randomly
 from mi_core.model import Model
-from mi_core.run import Run
-from mi_core.spec import HookSpec
 from mi_core.testing import CATALOGUE, Subject, effort
-
-CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "attention_bias": True,
-    "max_position_embeddings": 64,
-}
-
-
-class Meddler:
-    """A tap behind a tap; what it does to a value is given."""
-
-    def __init__(self, tap: Any, change: Callable[[Any, str, Tensor], Tensor]) -> None:
-        self.tap, self.change = tap, change
-
-    def __call__(self, name: str, value: Tensor) -> Tensor:
-        return self.change(self.tap, name, value)
-
-    def wants(self, *names: str) -> bool:
-        return bool(self.tap.wants(*names))
-
-    def edits(self, *names: str) -> bool:
-        return bool(self.tap.edits(*names))
-
-    def cut_edges(self) -> Tensor | None:
-        return self.tap.cut_edges()
-
-
-class Wrapped(nn.Module):
-    """A backend around a correct one; as it is, it changes nothing."""
-
-    site = ""
-    """The one site at which `meddle` is called."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-        self.shape = inner.shape
-
-    @property
-    def blocks(self) -> Any:
-        return tuple(
-            lambda stream, batch, tap, memory, layer=layer, block=block: self.block(
-                layer, block, stream, batch, self.wrap(tap), memory
-            )
-            for layer, block in enumerate(self.inner.blocks)
-        )
-
-    def block(self, layer: int, block: Any, stream: Any, batch: Any, tap: Any, memory: Any) -> Any:
-        return block(stream, batch, tap, memory)
-
-    def wrap(self, tap: Any) -> Any:
-        return Meddler(tap, self.change)
-
-    def change(self, tap: Any, name: str, value: Tensor) -> Tensor:
-        return self.meddle(tap, name, value) if name == self.site else tap(name, value)
-
-    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
-        return tap(name, value)
-
-    def sites(self) -> Any:
-        return tuple(self.inner.sites())
-
-    def embed(self, batch: Any, tap: Any) -> Any:
-        return self.inner.embed(batch, Meddler(tap, lambda tap, name, value: tap(name, self.embedded(batch, value))))
-
-    def embedded(self, batch: Any, value: Tensor) -> Tensor:
-        return value
-
-    def unembed(self, resid: Tensor, tap: Any) -> Tensor:
-        return self.inner.unembed(resid, self.wrap(tap))
-
-    def weight(self, name: str) -> Tensor:
-        return self.inner.weight(name)
 
 
 class HoldsNaN(Wrapped):
@@ -403,42 +318,6 @@ class OffersAnotherDtype(Wrapped):
         return tap(name, value.float()).to(value.dtype)
 
 
-# -- what the core does, broken in the core ----------------------------------------------------------
-
-
-def forgetful_specs() -> Any:
-    load = HookSpec.load
-    return mock.patch.object(HookSpec, "load", lambda path: HookSpec(load(path).entries[1:]))
-
-
-def inexact_values() -> Any:
-    values_at = Run.values_at
-
-    def shifted(self: Run, *arguments: Any) -> Any:
-        value, real = values_at(self, *arguments)
-        return value + 1e-3, real
-
-    return mock.patch.object(Run, "values_at", shifted)
-
-
-def inexact_runs() -> Any:
-    load = Run.load
-
-    def shifted(path: Any) -> Run:
-        run = load(path)
-        run._logits = run._logits + 1e-3
-        return run
-
-    return mock.patch.object(Run, "load", shifted)
-
-
-def noise_by_shape() -> Any:
-    def drawn(x: Tensor, seed: int, scene: Any) -> Tensor:
-        return torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
-
-    return mock.patch("mi_core.interventions.normal_like", drawn)
-
-
 Break = type[Wrapped] | Callable[[], Any]
 
 BROKEN: Mapping[str, tuple[Break, ...]] = {
@@ -486,13 +365,6 @@ BROKEN: Mapping[str, tuple[Break, ...]] = {
 }
 
 
-def plain() -> Model:
-    """The correct model."""
-    model = build(CONFIG, trainable=False, device="cpu")
-    initialise_randomly(model, 0)
-    return model
-
-
 @contextlib.contextmanager
 def broken(what: Break) -> Iterator[Subject]:
     """A subject that is broken in one way."""
@@ -523,4 +395,4 @@ if __name__ == "__main__":
     for name, ways in BROKEN.items():
         for way in ways:
             others = [other for other in refusing(way) if other != name]
-            print(f"{way.__name__}: {name}; also {', '.join(others) or 'none'}", file=sys.stdout, flush=True)
+            print(f"{way.__name__}: {name}; also {', '.join(others) or 'none'}", flush=True)
