@@ -21,9 +21,7 @@ FAILED, INTERRUPTED = 1, 130
 def check(
     name: Annotated[
         str,
-        typer.Argument(
-            help="A family, an embedded model, a folder (./name) or a Hub id.", show_default=False
-        ),
+        typer.Argument(help="A family, an embedded model, a folder (./name) or a Hub id.", show_default=False),
     ],
     only: Annotated[
         list[str] | None, typer.Option(help="Run this check alone, with or without check_. May be repeated.")
