@@ -57,15 +57,37 @@ def save(model: Any, folder: Path, *, old: bool = False) -> Path:
     return folder
 
 
+NESTED = ("full_attention", "sliding_attention")
+OLD_KEYS: Mapping[str, Mapping[str, str]] = {
+    "gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
+}
+"""Families that spelled these in their own way."""
+
+
 def old_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config with ``rope_theta``, ``rope_scaling`` and ``torch_dtype``."""
     config = dict(config)
     rope = dict(config.pop("rope_parameters"))
-    config["rope_theta"] = rope.pop("rope_theta")
+    if set(NESTED) & set(rope):
+        # the reference read one theta for each kind of layer, and one scaling, for the full layers
+        full, sliding = (dict(rope[kind]) for kind in NESTED)
+        config["rope_local_base_freq"] = sliding["rope_theta"]
+        rope = full
+    keys = OLD_KEYS.get(str(config.get("model_type")), {})
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if key in rope:
+            config[keys.get(key, key)] = rope.pop(key)
     kind = rope.pop("rope_type")
     config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
     config["torch_dtype"] = config.pop("dtype")
     return config
+
+
+def final_norm(model: Any) -> Any:
+    """The norm behind the last layer of a reference model."""
+    names = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+    stack = getattr(model.base_model, "decoder", model.base_model)
+    return next(found for name in names if (found := getattr(stack, name, None)) is not None)
 
 
 @torch.no_grad()

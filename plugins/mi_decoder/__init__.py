@@ -14,20 +14,31 @@ backend = model.build()
 
 from mi_decoder.attention import Attention
 from mi_decoder.decoder import Decoder, DecoderBackend
+from mi_decoder.gains import Gain, NoGain, OnePlusGain, WideGain
+from mi_decoder.head_norms import HeadNorm
 from mi_decoder.layers import Layer, ParallelLayer
+from mi_decoder.learned_positions import LearnedPositions
 from mi_decoder.memory import KeyValues
-from mi_decoder.mlp import GatedMLP
-from mi_decoder.norms import RMSNorm
+from mi_decoder.mlp import MLP, GatedMLP
+from mi_decoder.norms import LayerNorm, RMSNorm
 from mi_decoder.rotary import Rotary
 
 __all__ = [
+    "MLP",
     "Attention",
     "Decoder",
     "DecoderBackend",
+    "Gain",
     "GatedMLP",
+    "HeadNorm",
     "KeyValues",
     "Layer",
+    "LayerNorm",
+    "LearnedPositions",
+    "NoGain",
+    "OnePlusGain",
     "ParallelLayer",
     "RMSNorm",
     "Rotary",
+    "WideGain",
 ]

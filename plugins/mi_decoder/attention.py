@@ -15,6 +15,7 @@ from mi_core.blueprint import empty
 from mi_core.errors import MemoryMismatch
 from mi_core.protocols import Batch, Memory, Site, Tap
 from mi_core.vocabulary import site
+from mi_decoder.head_norms import HeadNorm, head_normed
 from mi_decoder.kernels import causal_is_enough, explicit, fused, masked, open_edges
 from mi_decoder.memory import KeyValues, per_head
 from mi_decoder.rotary import Rotary
@@ -38,6 +39,12 @@ class Attention:
     out_bias: bool = False
     scale: float | None = None
     """What scores are multiplied by; ``d_head ** -0.5`` if None."""
+    window: int | None = None
+    """How many positions a query sees, its own included; all earlier ones if None."""
+    softcap: float | None = None
+    """What scores are squeezed below; a kernel with explicit scores then always runs."""
+    qk_norm: HeadNorm | None = None
+    """The norm of queries and keys before they are turned."""
 
     def build(self, d_model: int) -> AttentionModule:
         """The module."""
@@ -59,6 +66,9 @@ class AttentionModule(nn.Module):
         for name, heads in (("q", spec.n_heads), ("k", spec.n_kv_heads), ("v", spec.n_kv_heads)):
             self.register_parameter(f"{name}_weight", empty(heads * spec.d_head, d_model))
             self.register_parameter(f"{name}_bias", empty(heads * spec.d_head) if spec.bias else None)
+        for name, heads in (("q_norm", spec.n_heads), ("k_norm", spec.n_kv_heads)):
+            norm = None if spec.qk_norm is None else spec.qk_norm.build(heads, spec.d_head, f"attn.{name}")
+            self.add_module(name, norm)
         self.register_parameter("o_weight", empty(d_model, spec.n_heads * spec.d_head))
         self.register_parameter("o_bias", empty(d_model) if spec.out_bias else None)
 
@@ -77,6 +87,10 @@ class AttentionModule(nn.Module):
         q = tap("attn.hook_q", linear(asking, own["q_weight"], own["q_bias"]).view(rows, -1, self.n_heads, self.d_head))
         k = tap("attn.hook_k", linear(x, own["k_weight"], own["k_bias"]).view(heads))
         v = tap("attn.hook_v", linear(x, own["v_weight"], own["v_bias"]).view(heads))
+        q_norm, k_norm = self._modules["q_norm"], self._modules["k_norm"]
+        if q_norm is not None and k_norm is not None:
+            q = tap("attn.hook_q_normed", head_normed(q_norm, q))
+            k = tap("attn.hook_k_normed", head_normed(k_norm, k))
         rotary = self.positions
         if rotary is not None:
             table = batch.once((self.table_key, x.dtype, x.device), lambda: rotary.table(batch, x.dtype))
@@ -108,13 +122,13 @@ class AttentionModule(nn.Module):
         regime = None if self.positions is None else self.positions.scaling.regime(batch.total)
         if memory is not None:
             k, v = self.recall(memory, regime).extend(batch, k, v)
-        continued, cut = memory is not None, tap.cut_edges()
-        if tap.wants("attn.hook_attn_scores", "attn.hook_pattern"):
-            z = explicit(q, k, v, self.scale, open_edges(batch, continued, cut), tap)
-        elif cut is None and causal_is_enough(batch, continued):
+        continued, cut, window, softcap = memory is not None, tap.cut_edges(), self.spec.window, self.spec.softcap
+        if softcap is not None or tap.wants("attn.hook_attn_scores", "attn.hook_pattern"):
+            z = explicit(q, k, v, self.scale, open_edges(batch, continued, cut, window), tap, softcap)
+        elif cut is None and causal_is_enough(batch, continued, window):
             z = fused(q, k, v, self.scale)
         else:
-            z = masked(q, k, v, self.scale, open_edges(batch, continued, cut))
+            z = masked(q, k, v, self.scale, open_edges(batch, continued, cut, window))
         remembered = None if batch.record is None else KeyValues(k, v, batch.start + batch.length, regime)
         return z, remembered
 
@@ -148,12 +162,14 @@ class AttentionModule(nn.Module):
         per_query = {"head": spec.n_heads, "d_head": spec.d_head}
         # with the number of query heads, for the error that tells which of them read a key head
         per_key = {"kv_head": spec.n_kv_heads, "d_head": spec.d_head, "head": spec.n_heads}
+        normed = (site("attn.hook_q_normed", None, **per_query), site("attn.hook_k_normed", None, **per_key))
         turned = (site("attn.hook_rot_q", None, **per_query), site("attn.hook_rot_k", None, **per_key))
         return (
             site("attn.hook_in", d_model=self.d_model),
             site("attn.hook_q", None, **per_query),
             site("attn.hook_k", None, **per_key),
             site("attn.hook_v", None, **per_key),
+            *(normed if spec.qk_norm is not None else ()),
             *(turned if spec.positions is not None else ()),
             site("attn.hook_k_per_head", None, **per_query),
             site("attn.hook_v_per_head", None, **per_query),
@@ -179,4 +195,5 @@ class AttentionModule(nn.Module):
         weights["attn.W_O"] = self.heads_of_o().permute(1, 2, 0)
         if isinstance(self.o_bias, Tensor):
             weights["attn.b_O"] = self.o_bias
-        return weights
+        norms: list[Any] = [norm for norm in (self.q_norm, self.k_norm) if norm is not None]
+        return weights | {name: tensor for norm in norms for name, tensor in norm.weights().items()}

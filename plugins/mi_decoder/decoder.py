@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 from mi_core.blueprint import empty
 from mi_core.protocols import Batch, ModelShape, Site, Stream, Tap
 from mi_core.vocabulary import site
+from mi_decoder.learned_positions import LearnedPositions
 from mi_decoder.parts import LayerLike, Norm
 
 __all__ = ["Decoder", "DecoderBackend"]
@@ -29,6 +30,16 @@ class Decoder:
     ln_final: Norm | None = None
     n_ctx: int | None = None
     """Positions that the model has; None where there is no limit."""
+    embed_norm: Norm | None = None
+    """What the token embedding goes through before it is put on the stream."""
+    embed_scale: float = 1.0
+    """What token embeddings are multiplied by, rounded to their dtype first as the reference does."""
+    positions: LearnedPositions | None = None
+    """The position embedding that is added to the token embedding."""
+    unembed_bias: bool = False
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+    """What logits are squeezed below, after their scale."""
 
     def build(self) -> DecoderBackend:
         """The backend."""
@@ -42,9 +53,14 @@ class DecoderBackend(nn.Module):
         super().__init__()
         self.spec = spec
         self.embed_weight = empty(spec.d_vocab, spec.d_model)
+        self.embed_norm = None if spec.embed_norm is None else spec.embed_norm.build(spec.d_model, "embed_norm")
         self.layers = nn.ModuleList(layer.build(spec.d_model) for layer in spec.layers)
         self.ln_final = None if spec.ln_final is None else spec.ln_final.build(spec.d_model, "ln_final")
+        self.register_parameter(
+            "pos_embed_weight", None if spec.positions is None else empty(spec.positions.rows, spec.d_model)
+        )
         self.unembed_weight = empty(spec.d_vocab, spec.d_model)
+        self.register_parameter("unembed_bias", empty(spec.d_vocab) if spec.unembed_bias else None)
         layers: list[Any] = list(self.layers)
         self.shape = ModelShape(
             n_layers=len(layers),
@@ -60,21 +76,41 @@ class DecoderBackend(nn.Module):
         return tuple(self.layers)
 
     def embed(self, batch: Batch, tap: Tap) -> Stream:
-        """The token embeddings."""
-        return Stream(tap("hook_embed", torch.embedding(self.embed_weight, batch.inputs)))
+        """The token embeddings, and those of positions where they are learned."""
+        embedded, scale = torch.embedding(self.embed_weight, batch.inputs), self.spec.embed_scale
+        if scale != 1.0:
+            embedded = embedded * torch.tensor(scale, dtype=embedded.dtype)
+        embedded = tap("hook_embed", self.normed(embedded, tap))
+        table = self._parameters["pos_embed_weight"]
+        if table is None or self.spec.positions is None:
+            return Stream(embedded)
+        return Stream(embedded + tap("hook_pos_embed", self.spec.positions.embedding(table, batch)))
+
+    def normed(self, embedded: Float[Tensor, "batch pos d_model"], tap: Tap) -> Float[Tensor, "batch pos d_model"]:
+        """Through the embedding's own norm, where there is one."""
+        norm: Any = self.embed_norm
+        return embedded if norm is None else norm.normalise(tap("embed_norm.hook_in", embedded), tap)
 
     def unembed(self, resid: Float[Tensor, "*batch d_model"], tap: Tap) -> Float[Tensor, "*batch d_vocab"]:
-        """Final norm and unembedding."""
+        """Final norm, unembedding, then scale and soft-cap."""
         norm: Any = self.ln_final
         normed = tap("unembed.hook_in", resid if norm is None else norm.normalise(resid, tap))
-        return tap("hook_logits", tap("unembed.hook_out", linear(normed, self.unembed_weight)))
+        spec = self.spec
+        logits = tap("unembed.hook_out", linear(normed, self.unembed_weight, self._parameters["unembed_bias"]))
+        logits = logits if spec.logit_scale == 1.0 else logits * spec.logit_scale
+        if spec.logit_softcap is not None:
+            logits = torch.tanh(logits / spec.logit_softcap) * spec.logit_softcap
+        return tap("hook_logits", logits)
 
     def sites(self) -> Sequence[Site]:
         """All sites in firing order; those of layers once, with the layers that have them."""
         d_model, d_vocab = self.spec.d_model, self.spec.d_vocab
         norm: Any = self.ln_final
+        embed_norm: Any = self.embed_norm
         return (
+            *(() if embed_norm is None else (site("embed_norm.hook_in", d_model=d_model), *embed_norm.sites())),
             site("hook_embed", d_model=d_model),
+            *(() if self.spec.positions is None else (site("hook_pos_embed", d_model=d_model),)),
             *merged([layer.sites() for layer in self.blocks]),
             *(() if norm is None else norm.sites()),
             site("unembed.hook_in", d_model=d_model),
@@ -86,9 +122,15 @@ class DecoderBackend(nn.Module):
         """All weights in the field's names and layouts, as views."""
         norm: Any = self.ln_final
         weights = {"embed.W_E": self.embed_weight, "unembed.W_U": self.unembed_weight.T}
+        if isinstance(self.unembed_bias, Tensor):
+            weights["unembed.b_U"] = self.unembed_bias
+        if isinstance(self.pos_embed_weight, Tensor) and self.spec.positions is not None:
+            weights["pos_embed.W_pos"] = self.pos_embed_weight[self.spec.positions.offset :]
         for index, layer in enumerate(self.blocks):
             weights.update({f"blocks.{index}.{name}": tensor for name, tensor in layer.weights().items()})
-        return weights if norm is None else {**weights, **norm.weights()}
+        for outside in (self.embed_norm, norm):
+            weights.update({} if outside is None else outside.weights())  # type: ignore[operator]
+        return weights
 
     def weight(self, name: str) -> Tensor:
         """The weight ``name`` in the field's layout, a view.

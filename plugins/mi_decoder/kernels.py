@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -19,38 +19,52 @@ from mi_decoder.memory import extents, per_head
 __all__ = ["causal_is_enough", "explicit", "fused", "masked", "open_edges"]
 
 
-def causal_is_enough(batch: Batch, continued: bool) -> bool:
-    """Whether the fused kernel needs no mask: a square causal pattern, or one last query that sees every key."""
+def causal_is_enough(batch: Batch, continued: bool, window: int | None = None) -> bool:
+    """Whether the fused kernel needs no mask: a square causal pattern, or one last query that sees every key.
+
+    A window is no matter to rows that fit into it.
+    """
     if batch.keep is not None:
         return False
+    columns = batch.positions.shape[1]
     if not continued:
-        return True
+        return window is None or columns <= window
     starts, _ = extents(batch)
-    return batch.positions.shape[1] == 1 and min(starts) == max(starts)
+    return columns == 1 and min(starts) == max(starts) and (window is None or max(starts) < window)
 
 
 def open_edges(
-    batch: Batch, continued: bool, cut: Bool[Tensor, "_ _ _ _"] | None
+    batch: Batch, continued: bool, cut: Bool[Tensor, "_ _ _ _"] | None, window: int | None = None
 ) -> Bool[Tensor, "_ _ query_pos key_pos"]:
-    """Which keys each query may see: none behind it, none whose edge is cut."""
-    # one causal mask for all layers
+    """Which keys each query may see: none behind it, none outside its window, none whose edge is cut."""
+    # one mask for all layers with this window
     edges: Tensor = batch.once(
-        ("mi_decoder.causal", batch.start.device, batch.keep is None), lambda: causal(batch, continued)
+        ("mi_decoder.causal", batch.start.device, batch.keep is None, window), lambda: causal(batch, continued, window)
     )
     return edges if cut is None else edges & ~cut
 
 
-def causal(batch: Batch, continued: bool) -> Bool[Tensor, "_ 1 query_pos key_pos"]:
-    """Column c of a row is position ``start + c`` of that row and sees what lies at or before it."""
+def causal(batch: Batch, continued: bool, window: int | None) -> Bool[Tensor, "_ 1 query_pos key_pos"]:
+    """Column c of a row is position ``start + c`` of that row and sees the ``window`` positions that end there.
+
+    Source: Jiang et al. 2023, arXiv:2310.06825, section 2; transformers 5.24, masking_utils.sliding_window_overlay (a
+    window counts the query's own position).
+    """
     columns = torch.arange(batch.positions.shape[1], device=batch.start.device)
     if batch.keep is not None:
         columns = batch.keep
     elif not continued:
-        return (columns <= columns[:, None])[None, None]
+        return within(columns, columns[:, None], window)[None, None]
     _, ends = extents(batch)
     n_keys = max(ends) if continued else batch.positions.shape[1]
     own = batch.start[:, None] + columns
-    return torch.arange(n_keys, device=own.device) <= own[:, None, :, None]
+    return within(torch.arange(n_keys, device=own.device), own[:, None, :, None], window)
+
+
+def within(keys: Int[Tensor, "..."], queries: Int[Tensor, "..."], window: int | None) -> Bool[Tensor, "..."]:
+    """Whether a key lies at or before the query, and inside its window."""
+    seen = keys <= queries
+    return seen if window is None else seen & (keys > queries - window)
 
 
 def fused(
@@ -88,15 +102,18 @@ def explicit(
     scale: float,
     edges: Bool[Tensor, "_ _ query_pos key_pos"],
     tap: Tap,
+    softcap: float | None = None,
 ) -> Float[Tensor, "batch head query_pos d_value"]:
-    """The mixed values, with scores and pattern offered on the way.
+    """The mixed values, with scores and pattern offered on the way; scores are squeezed below ``softcap``.
 
-    Source: transformers 5.24, modeling_llama.py, eager_attention_forward: scores in the model's dtype, softmax in
-    float32, pattern in the model's dtype.
+    Source: transformers 5.24, modeling_llama.py and modeling_gemma2.py, eager_attention_forward: scores in the model's
+    dtype, cap before mask, softmax in float32, pattern in the model's dtype.
     """
     k, v = per_head(k, q.shape[1]), per_head(v, q.shape[1])
-    scores = torch.matmul(q, k.transpose(2, 3)).mul_(scale).masked_fill_(~edges, -math.inf)
-    scores = tap("attn.hook_attn_scores", scores)
+    scores = torch.matmul(q, k.transpose(2, 3)).mul_(scale)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = tap("attn.hook_attn_scores", scores.masked_fill_(~edges, -math.inf))
     wide = torch.promote_types(scores.dtype, torch.float32)
     if tap.cut_edges() is None and not tap.edits("attn.hook_attn_scores"):
         pattern = torch.softmax(scores, -1, dtype=wide)  # every query sees itself

@@ -17,7 +17,10 @@ __all__ = ["Layer", "ParallelLayer"]
 
 @dataclass(frozen=True)
 class Layer:
-    """Mixer, then channel part: each reads the stream through its norm and adds to it, through a post-norm if given."""
+    """Mixer, then channel part: each reads the stream through its norm and adds to it, through a post-norm if given.
+
+    What is added is multiplied by ``multiplier`` first. Source: transformers 5.24, GraniteDecoderLayer.
+    """
 
     mixer: Mixer
     channel: Channel
@@ -25,6 +28,7 @@ class Layer:
     ln2: Norm | None = None
     ln1_post: Norm | None = None
     ln2_post: Norm | None = None
+    multiplier: float = 1.0
 
     def build(self, d_model: int) -> SequentialBlock:
         """The module."""
@@ -55,6 +59,7 @@ class DecoderBlock(nn.Module):
     def __init__(self, spec: Layer | ParallelLayer, d_model: int) -> None:
         super().__init__()
         self.d_model = d_model
+        self.multiplier: float = getattr(spec, "multiplier", 1.0)
         for slot in ("ln1", "ln1_post", "ln2", "ln2_post"):
             norm = getattr(spec, slot, None)
             self.add_module(slot, None if norm is None else norm.build(d_model, slot))
@@ -91,14 +96,17 @@ class SequentialBlock(DecoderBlock):
         """The stream behind the layer."""
         parts: Mapping[str, Any] = self._modules  # spares a Python call for each part
         ln1, ln1_post, ln2, ln2_post = parts["ln1"], parts["ln1_post"], parts["ln2"], parts["ln2_post"]
+        multiplier = self.multiplier
         resid = stream.resid
         out, memory = parts["mixer"].mix(resid if ln1 is None else ln1.normalise(resid, tap), batch, tap, memory)
-        out = tap("hook_attn_out", out if ln1_post is None else ln1_post.normalise(out, tap))
+        out = out if ln1_post is None else ln1_post.normalise(out, tap)
+        out = tap("hook_attn_out", out if multiplier == 1.0 else out * multiplier)
         if out.shape[1] != resid.shape[1]:
             resid = batch.kept(resid)
         resid = tap("hook_resid_mid", resid + out)
         out = parts["channel"].transform(resid if ln2 is None else ln2.normalise(resid, tap), tap)
-        out = tap("hook_mlp_out", out if ln2_post is None else ln2_post.normalise(out, tap))
+        out = out if ln2_post is None else ln2_post.normalise(out, tap)
+        out = tap("hook_mlp_out", out if multiplier == 1.0 else out * multiplier)
         return Stream(resid + out, stream.side), memory
 
 

@@ -1,4 +1,4 @@
-"""The channel part: a gated MLP."""
+"""The channel part: an MLP, gated or plain."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import gelu, linear, silu
 
 from mi_core.blueprint import empty
 from mi_core.protocols import Site, Tap
 from mi_core.vocabulary import site
 
-__all__ = ["GatedMLP", "GatedMLPModule"]
+__all__ = ["MLP", "GatedMLP", "GatedMLPModule", "MLPModule"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,22 @@ class GatedMLP:
     def build(self, d_model: int) -> GatedMLPModule:
         """The module."""
         return GatedMLPModule(self, d_model)
+
+
+@dataclass(frozen=True)
+class MLP:
+    """``W_out activation(W_in x)``, each product with an optional bias.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.3; transformers 5.24, GPT2MLP.
+    """
+
+    d_mlp: int
+    activation: Callable[[Tensor], Tensor] = gelu
+    bias: bool = True
+
+    def build(self, d_model: int) -> MLPModule:
+        """The module."""
+        return MLPModule(self, d_model)
 
 
 class GatedMLPModule(nn.Module):
@@ -77,10 +93,49 @@ class GatedMLPModule(nn.Module):
 
         Source: TransformerLens 2, components/mlps/gated_mlp.py: gate_proj is W_gate, up_proj W_in, down_proj W_out.
         """
-        weights: dict[str, Tensor] = {}
-        for name in ("gate", "in", "out"):
-            weights[f"mlp.W_{name}"] = self.get_parameter(f"{name}_weight").T
-            bias = getattr(self, f"{name}_bias")
-            if bias is not None:
-                weights[f"mlp.b_{name}"] = bias
-        return weights
+        return weights_of(self, ("gate", "in", "out"))
+
+
+class MLPModule(nn.Module):
+    """A plain MLP; matrices lie as in torch, ``[out, in]``."""
+
+    def __init__(self, spec: MLP, d_model: int) -> None:
+        super().__init__()
+        self.activation = spec.activation
+        self.sizes = {"d_model": d_model, "d_mlp": spec.d_mlp}
+        for name, rows, columns in (("in", spec.d_mlp, d_model), ("out", d_model, spec.d_mlp)):
+            self.register_parameter(f"{name}_weight", empty(rows, columns))
+            self.register_parameter(f"{name}_bias", empty(rows) if spec.bias else None)
+
+    def transform(self, x: Float[Tensor, "batch pos d_model"], tap: Tap) -> Float[Tensor, "batch pos d_model"]:
+        """The output of the MLP, its bias included."""
+        own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
+        x = tap("mlp.hook_in", x)
+        pre = tap("mlp.hook_pre", linear(x, own["in_weight"], own["in_bias"]))
+        post = tap("mlp.hook_post", self.activation(pre))
+        return tap("mlp.hook_out", linear(post, own["out_weight"], own["out_bias"]))
+
+    def sites(self) -> Sequence[Site]:
+        """Input, neurons before and after the activation, output."""
+        d_model, d_mlp = self.sizes["d_model"], self.sizes["d_mlp"]
+        return (
+            site("mlp.hook_in", d_model=d_model),
+            site("mlp.hook_pre", d_mlp=d_mlp),
+            site("mlp.hook_post", d_mlp=d_mlp),
+            site("mlp.hook_out", d_model=d_model),
+        )
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """``W_in`` as ``[d_model d_mlp]``, ``W_out`` as ``[d_mlp d_model]``, biases where there are any."""
+        return weights_of(self, ("in", "out"))
+
+
+def weights_of(module: nn.Module, names: Sequence[str]) -> Mapping[str, Tensor]:
+    """The matrices of an MLP as they multiply from the right, and their biases."""
+    weights: dict[str, Tensor] = {}
+    for name in names:
+        weights[f"mlp.W_{name}"] = module.get_parameter(f"{name}_weight").T
+        bias = getattr(module, f"{name}_bias")
+        if bias is not None:
+            weights[f"mlp.b_{name}"] = bias
+    return weights

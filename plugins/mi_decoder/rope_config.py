@@ -3,44 +3,69 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from mi_core.config import Config
 from mi_core.errors import BadConfig
 from mi_decoder.rope_scalings import Dynamic, Linear, Llama3, LongRope, Unscaled, Yarn
 from mi_decoder.rotary import Rotary, Scaling
 
-__all__ = ["rotary"]
+__all__ = ["rope_of_kind", "rotary"]
 
 KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 POSITIVE = 1e-9
 
 
 def rotary(
-    config: Config, d_head: int, n_ctx: int, *, theta: float = 10000.0, partial: bool = False, interleaved: bool = False
+    config: Config,
+    d_head: int,
+    n_ctx: int,
+    *,
+    rope: Config | None = None,
+    theta: float = 10000.0,
+    theta_key: str = "rope_theta",
+    part: float | None = None,
+    part_key: str = "partial_rotary_factor",
+    aliases: Mapping[str, str] = MappingProxyType({}),
+    interleaved: bool = False,
+    wide: bool = False,
 ) -> Rotary:
     """Which rotary positions does a config ask for?
 
-    ``rope_parameters`` (transformers 5) and ``rope_theta`` with ``rope_scaling`` (transformers 4) are both read.
-    ``n_ctx`` is ``max_position_embeddings``; ``theta`` is the family's default; ``partial`` says whether the family can
-    turn a part of each head only.
+    ``rope_parameters`` (transformers 5) and ``rope_theta`` with ``rope_scaling`` (transformers 4) are both read, or
+    ``rope`` alone if it is given. ``n_ctx`` is ``max_position_embeddings``; ``theta`` and ``part`` are the family's
+    defaults (``part`` None: it turns whole heads only), ``theta_key`` and ``part_key`` its older spellings;
+    ``aliases`` are other names for scalings.
 
     Raises:
         BadConfig: an unknown scaling, a missing or impossible number, or two spellings that contradict each other.
 
     Source: transformers 5.24, RotaryEmbeddingConfigMixin (which spelling wins, and the defaults).
     """
-    rope = rope_values(config)
-    kind = rope.choice("rope_type", KINDS, default=rope.choice("type", KINDS, default="default"))
-    outer_theta = config.number("rope_theta", default=theta, at_least=1.01)
-    outer_part = config.number("partial_rotary_factor", default=1.0, at_least=POSITIVE, at_most=1.0)
-    part = rope.number("partial_rotary_factor", default=outer_part, at_least=POSITIVE, at_most=1.0)
-    n_dims = int(d_head * part)
-    if part != 1.0 and not partial:
-        raise refused(config, f"'partial_rotary_factor' is {part!r}, but this family turns whole heads: remove it")
+    rope = rope_values(config) if rope is None else rope
+    kinds = (*KINDS, *aliases)
+    kind = rope.choice("rope_type", kinds, default=rope.choice("type", kinds, default="default"))
+    kind = aliases.get(kind, kind)
+    outer_theta = config.number(theta_key, default=theta, at_least=1.01) if theta_key else theta
+    outer_part = config.number(part_key, default=part or 1.0, at_least=POSITIVE, at_most=1.0)
+    turned = rope.number("partial_rotary_factor", default=outer_part, at_least=POSITIVE, at_most=1.0)
+    n_dims = int(d_head * turned)
+    if turned != 1.0 and part is None:
+        raise refused(config, f"{part_key!r} is {turned!r}, but this family turns whole heads: remove it")
     if n_dims % 2 or n_dims < (4 if kind == "dynamic" else 2):
         raise refused(config, f"{n_dims!r} of {d_head!r} dims of a head turn in pairs: make 'head_dim' even")
     base = rope.number("rope_theta", default=outer_theta, at_least=1.01)
-    return Rotary(n_dims, base, scaling(kind, config, rope, n_ctx, n_dims), interleaved)
+    return Rotary(n_dims, base, scaling(kind, config, rope, n_ctx, n_dims), interleaved, wide)
+
+
+def rope_of_kind(config: Config, kind: str, *, scaled: bool) -> Config:
+    """The mapping for layers of one kind (``"sliding_attention"``); an older ``rope_scaling`` is for one kind only.
+
+    Source: transformers 5.24, Gemma3TextConfig.convert_rope_params_to_dict.
+    """
+    own = config.child("rope_parameters", {}).child(kind, {})
+    return own if own or not scaled else config.child("rope_scaling", {})
 
 
 def rope_values(config: Config) -> Config:

@@ -48,6 +48,8 @@ class Rotary:
     theta: float = 10000.0
     scaling: Scaling = field(default_factory=Unscaled)
     interleaved: bool = False
+    wide: bool = False
+    """Whether queries and keys are turned in float32 and rounded afterwards."""
 
     def table(
         self, batch: Batch, dtype: torch.dtype
@@ -60,6 +62,8 @@ class Rotary:
             cos, sin = cos.repeat_interleave(2, -1), torch.stack((-sin, sin), -1).flatten(-2)
         else:
             cos, sin = torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+        if self.wide:
+            dtype = torch.promote_types(dtype, torch.float32)
         return cos[:, :, None].to(dtype), sin[:, :, None].to(dtype)
 
     def rotate(
@@ -68,11 +72,11 @@ class Rotary:
         """``x cos + partner(x) sin``, the other dimensions as they are."""
         cos, sin = table
         n_dims = self.n_dims
-        turning = x if x.shape[-1] == n_dims else x[..., :n_dims]
+        turning = (x if x.shape[-1] == n_dims else x[..., :n_dims]).to(cos.dtype)
         if self.interleaved:
             partner = turning.view(*turning.shape[:-1], n_dims // 2, 2).flip(-1).flatten(-2)
         else:
             partner = turning.roll(n_dims // 2, -1)
         # in place on tensors that are fresh here; the products are rounded one by one, as in the reference
-        turned = (turning * cos).add_(partner.mul_(sin))
-        return turned if turning is x else torch.cat((turned, x[..., n_dims:]), -1)
+        turned = (turning * cos).add_(partner.mul_(sin)).to(x.dtype)
+        return turned if x.shape[-1] == n_dims else torch.cat((turned, x[..., n_dims:]), -1)

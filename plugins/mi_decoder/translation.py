@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from mi_core.blueprint import Blueprint, Weight
 from mi_core.config import Config
 from mi_core.errors import BadConfig
 from mi_core.protocols import Backend
+from mi_decoder.activations import ACTIVATIONS
 from mi_decoder.decoder import Decoder
+from mi_decoder.fused import View
+from mi_decoder.mlp import GatedMLP
+from mi_decoder.parts import LayerLike, Norm
 
-__all__ = ["LLAMA_NAMES", "Source", "blueprint", "heads", "initialise"]
+__all__ = [
+    "LLAMA_NAMES",
+    "NORMED_HEADS",
+    "SANDWICH_NAMES",
+    "Source",
+    "blueprint",
+    "decoder",
+    "fused_names",
+    "gated_mlp",
+    "heads",
+    "initialise",
+    "module_names",
+    "only",
+    "or_none",
+]
 
-Source = str | tuple[str, Callable[[Tensor], Tensor]]
+Source = str | tuple[str, View]
 """A checkpoint module by name, or its name and the view of its tensors that is meant (a part of a fused matrix)."""
 
 LLAMA_NAMES: Mapping[str, Source] = {
@@ -34,11 +53,29 @@ LLAMA_NAMES: Mapping[str, Source] = {
 }
 """Our modules -> the checkpoint's, in the spelling that most families share. Source: transformers 5.24, llama."""
 
+NORMED_HEADS: Mapping[str, Source] = {
+    **LLAMA_NAMES,
+    "layers.*.mixer.q_norm": "model.layers.*.self_attn.q_norm",
+    "layers.*.mixer.k_norm": "model.layers.*.self_attn.k_norm",
+}
+"""With norms of queries and keys. Source: transformers 5.24, qwen3."""
+
+SANDWICH_NAMES: Mapping[str, Source] = {
+    **NORMED_HEADS,
+    "layers.*.ln1_post": "model.layers.*.post_attention_layernorm",
+    "layers.*.ln2": "model.layers.*.pre_feedforward_layernorm",
+    "layers.*.ln2_post": "model.layers.*.post_feedforward_layernorm",
+}
+"""With norms before and behind both parts. Source: transformers 5.24, gemma2 and gemma3."""
+
 COMPUTED = {"*rotary_emb.inv_freq": "rotary frequencies are computed from the config"}
 
 
-def heads(config: Config) -> tuple[int, int, int]:
+def heads(config: Config, *, n_kv_heads: int | None = None, d_head: int | None = None) -> tuple[int, int, int]:
     """How many query heads, how many key heads, and of which width?
+
+    ``n_kv_heads`` and ``d_head`` are the family's defaults, where a key is absent; without one, as many key heads as
+    query heads, which share the stream's width.
 
     Raises:
         BadConfig: the numbers do not divide.
@@ -46,14 +83,88 @@ def heads(config: Config) -> tuple[int, int, int]:
     Source: transformers 5.24, LlamaConfig.validate_architecture.
     """
     d_model, n_heads = config.size("hidden_size"), config.size("num_attention_heads")
-    n_kv_heads = config.size("num_key_value_heads", default=n_heads)
-    if d_model % n_heads or n_heads % n_kv_heads:
+    n_kv_heads = config.size(
+        "num_key_value_heads", default=or_none(config, "num_key_value_heads", n_kv_heads) or n_heads
+    )
+    d_head = config.size("head_dim", default=or_none(config, "head_dim", d_head))
+    if n_heads % n_kv_heads or (d_head is None and d_model % n_heads):
         raise BadConfig(
             f"{config.where}: 'num_attention_heads' is {n_heads!r}: it must divide 'hidden_size' ({d_model!r}) and "
             f"be a multiple of 'num_key_value_heads' ({n_kv_heads!r}).",
             path=config.where,
         )
-    return n_heads, n_kv_heads, config.size("head_dim", default=d_model // n_heads)
+    return n_heads, n_kv_heads, d_head or d_model // n_heads
+
+
+def or_none(config: Config, key: str, default: Any) -> Any:
+    """What an absent key means, where null means none: the default for `Config`'s readers."""
+    return None if key in config else default
+
+
+def gated_mlp(
+    config: Config,
+    *,
+    bias: bool = False,
+    key: str = "hidden_act",
+    activation: str = "silu",
+    meaning: Mapping[str, str] | None = None,
+) -> GatedMLP:
+    """The gated MLP of a config; ``key`` names its activation, which is ``activation`` where the key is absent.
+
+    ``meaning`` corrects names that a family's files use for other functions.
+    """
+    chosen = config.choice(key, ACTIVATIONS, default=activation)
+    return GatedMLP(config.size("intermediate_size"), ACTIVATIONS[(meaning or {}).get(chosen, chosen)], bias=bias)
+
+
+def decoder(
+    config: Config,
+    layer: Callable[[int], LayerLike] | LayerLike,
+    ln_final: Norm | None,
+    n_ctx: int | None,
+    **values: Any,
+) -> Decoder:
+    """The decoder of a config that spells its sizes as most do: the same layer throughout, or one for each index."""
+    n_layers = config.size("num_hidden_layers")
+    layers = (layer,) * n_layers if isinstance(layer, LayerLike) else tuple(layer(index) for index in range(n_layers))
+    return Decoder(config.size("vocab_size"), config.size("hidden_size"), layers, ln_final, n_ctx, **values)
+
+
+def only(config: Config, key: str, wanted: Any) -> None:
+    """Refuses every value of a key but ``wanted``, null and absence, which mean the same.
+
+    Raises:
+        BadConfig: another value, which the engine does not compute.
+    """
+    seen = config.get(key)
+    if seen is not None and seen != wanted:
+        raise BadConfig(
+            f"{config.where}: {key!r} is {seen!r}; only {wanted!r} is computed, so this checkpoint cannot be run.",
+            path=config.where,
+            key=key,
+            value=seen,
+        )
+
+
+def module_names(layer: str, inner: Mapping[str, str]) -> dict[str, Source]:
+    """Our modules inside a layer -> the checkpoint's, whose layers are called ``layer`` (``"model.layers.*"``)."""
+    return {f"layers.*.{ours}": f"{layer}.{theirs}" for ours, theirs in inner.items()}
+
+
+def fused_names(
+    part: str,
+    fused: str,
+    modules: Sequence[str],
+    views: Sequence[View],
+    *,
+    names: Mapping[str, Source] = LLAMA_NAMES,
+    layer: str = "model.layers.*",
+) -> dict[str, Source]:
+    """``names``, with several modules of one part taken from views of one checkpoint module."""
+    found = {
+        f"layers.*.{part}.{module}": (f"{layer}.{fused}", view) for module, view in zip(modules, views, strict=True)
+    }
+    return {**names, **found}
 
 
 def blueprint(

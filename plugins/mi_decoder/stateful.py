@@ -1,0 +1,102 @@
+"""Layers whose parts go on from a state: recurrent mixers, and channel parts that read the position before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_core.errors import MemoryMismatch
+from mi_core.protocols import Batch, Memory, Stream, Tap
+from mi_decoder.layers import Layer, SequentialBlock
+from mi_decoder.parts import Part
+
+__all__ = ["PartMemories", "StatefulBlock", "StatefulChannelModule", "StatefulLayer", "StatefulMixerModule"]
+
+
+@runtime_checkable
+class StatefulMixerModule(Part, Protocol):
+    """A mixer that also reads, and may write, the side channels of the stream."""
+
+    def mix(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        side: Mapping[str, Tensor],
+        batch: Batch,
+        tap: Tap,
+        memory: Memory | None,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Mapping[str, Tensor], Memory | None]:
+        """Its own output, the side channels, and what it remembers if ``batch.record`` asks for it."""
+        ...
+
+
+@runtime_checkable
+class StatefulChannelModule(Part, Protocol):
+    """A channel part that remembers something of the position before."""
+
+    def transform(
+        self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap, memory: Memory | None
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Memory | None]:
+        """What it adds to the stream, and what it remembers if ``batch.record`` asks for it."""
+        ...
+
+
+class StatefulLayer(Layer):
+    """A `Layer` of a stateful mixer and a stateful channel part, without post-norms."""
+
+    def build(self, d_model: int) -> StatefulBlock:
+        """The module."""
+        return StatefulBlock(self, d_model)
+
+
+class StatefulBlock(SequentialBlock):
+    """The channel part reads what the mixer has written; all columns are computed, whichever are kept."""
+
+    def forward(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
+        """The stream behind the layer."""
+        parts: Mapping[str, Any] = self._modules  # spares a Python call for each part
+        ln1, ln2 = parts["ln1"], parts["ln2"]
+        if memory is not None and not isinstance(memory, PartMemories):
+            raise MemoryMismatch(f"a layer goes on from its parts' states, got {type(memory).__name__}", memory=memory)
+        past = PartMemories(None, None) if memory is None else memory
+        resid = stream.resid
+        normed = resid if ln1 is None else ln1.normalise(resid, tap)
+        out, side, mixer = parts["mixer"].mix(normed, stream.side, batch, tap, past.mixer)
+        resid = tap("hook_resid_mid", resid + tap("hook_attn_out", out))
+        normed = resid if ln2 is None else ln2.normalise(resid, tap)
+        out, channel = parts["channel"].transform(normed, batch, tap, past.channel)
+        resid = resid + tap("hook_mlp_out", out)
+        return Stream(resid, side), None if batch.record is None else PartMemories(mixer, channel)
+
+
+@dataclass(frozen=True, eq=False)
+class PartMemories:
+    """What the two parts of a layer remember."""
+
+    mixer: Memory | None
+    channel: Memory | None
+
+    def cut(self, length: Tensor) -> PartMemories:
+        """As if row r had seen ``length[r]`` positions."""
+        return PartMemories(*(None if part is None else part.cut(length) for part in (self.mixer, self.channel)))
+
+    def rows(self, index: Tensor) -> PartMemories:
+        """Row r becomes row ``index[r]``."""
+        return PartMemories(*(None if part is None else part.rows(index) for part in (self.mixer, self.channel)))
+
+    def to(self, device: Any) -> PartMemories:
+        """The same on another device."""
+        return PartMemories(*(None if part is None else part.to(device) for part in (self.mixer, self.channel)))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Their tensors by part and name."""
+        parts = {"mixer": self.mixer, "channel": self.channel}
+        return {
+            f"{name}.{key}": tensor
+            for name, part in parts.items()
+            if part is not None
+            for key, tensor in part.tensors().items()
+        }

@@ -1,0 +1,58 @@
+"""The conformance kit passes for every family: of each, the first example, looked at quickly.
+
+`mi check FAMILY` looks at all examples, and closely.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from mi_core import plugins
+
+FAMILIES = [
+    name
+    for name, distribution in plugins.names("mi_core.families").items()
+    if distribution.startswith("mi-core")
+    and not name.startswith("rwkv")  # recurrent models have their own references
+    and not Path(__file__).with_name(f"test_{name}.py").exists()
+]
+
+# in one process of its own, without the checks of shapes at every call, which take three times as long as the kit
+KIT = """
+import json, sys
+from mi_core.testing import run_checks, subjects
+
+problems = {}
+for family in sys.argv[1:]:
+    report = run_checks(subjects(family)[0], examples=2)
+    problems[family] = [f"{found.check}: {found.problem}" for found in report.failures]
+    problems[family] += [] if len(report.outcomes) >= 30 else [f"only {len(report.outcomes)} checks ran"]
+print(json.dumps(problems))
+"""
+
+
+@cache
+def problems() -> dict[str, list[str]]:
+    """What the kit has found, for each family."""
+    done = subprocess.run(
+        [sys.executable, "-c", KIT, *FAMILIES],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_kit_passes(family: str) -> None:
+    assert not problems()[family], "\n".join(problems()[family])

@@ -1,0 +1,153 @@
+"""Every family is the reference implementation's, to rounding, in each of its example configs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import final_norm, old_spelling, reference, reference_run, save
+from torch import Tensor
+
+import mi_core as mi
+from mi_core import plugins, registry
+from mi_core.config import Config
+
+BOUND = 1e-5
+COLUMNS = 12
+FAMILIES = [
+    name
+    for name, distribution in plugins.names("mi_core.families").items()
+    if distribution.startswith("mi-core")
+    and not name.startswith("rwkv")  # recurrent models have their own references
+    and not Path(__file__).with_name(f"test_{name}.py").exists()
+]
+"""All of ours that have no tests of their own, which go further."""
+
+
+def examples() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for family in FAMILIES:
+        for index, config in enumerate(plugins.plugin("mi_core.families", family).call("mi_family_examples")):
+            yield f"{family}-{index}", config
+
+
+EXAMPLES = dict(examples())
+
+
+@cache
+def pair(name: str) -> tuple[Any, mi.Model, Path]:
+    """The reference with random weights, the same weights loaded, and their folder."""
+    theirs = reference({**EXAMPLES[name], "pad_token_id": None, "eos_token_id": None, "bos_token_id": None})
+    folder = save(theirs, Path(mkdtemp()))
+    return theirs, mi.load(str(folder)), folder
+
+
+def tokens(rows: int = 2, columns: int = COLUMNS) -> Tensor:
+    return torch.randint(0, 61, (rows, columns), generator=torch.Generator().manual_seed(1))
+
+
+seen: dict[str, float] = {}
+"""The largest difference of each kind since somebody emptied this: what the registry pages say."""
+
+
+def close(ours: Tensor, theirs: Tensor, what: str) -> None:
+    assert ours.shape == theirs.shape, what
+    difference = (ours - theirs).abs().max().item()
+    seen[what] = max(difference, seen.get(what, 0.0))
+    assert difference <= BOUND, f"{what}: largest difference {difference:.2e}, at most {BOUND:.0e} wanted"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_logits_streams_and_patterns_are_the_reference_s(name: str) -> None:
+    theirs, model, _ = pair(name)
+    ids = tokens()
+    wanted = reference_run(theirs, ids)
+    run = model.run(ids, mi.capture(["blocks.*.hook_resid_*", "blocks.*.attn.hook_pattern"]))
+    close(run.logits, wanted.logits, "logits")
+    close(model.run(ids).logits, wanted.logits, "logits")
+    close(model.run(ids, logits="last").logits, wanted.logits[:, -1:], "logits")
+    for layer in range(model.shape.n_layers):
+        close(run[f"blocks.{layer}.attn.hook_pattern"], wanted.attentions[layer], "patterns")
+        close(run[f"blocks.{layer}.hook_resid_pre"], wanted.hidden_states[layer], "streams")
+    with torch.no_grad():
+        last = final_norm(theirs)(run[f"blocks.{model.shape.n_layers - 1}.hook_resid_post"])
+    close(last, wanted.hidden_states[-1], "streams")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_padded_batches_are_the_reference_s(name: str, side: str) -> None:
+    theirs, model, _ = pair(name)
+    ids, mask = tokens(), torch.ones(2, COLUMNS, dtype=torch.long)
+    mask[1, slice(0, 5) if side == "left" else slice(COLUMNS - 5, COLUMNS)] = 0
+    real = mask.bool()
+    wanted = reference_run(theirs, ids, mask)
+    run = model.run(ids, mi.capture("blocks.*.attn.hook_pattern"), attention_mask=mask)
+    close(run.logits[real], wanted.logits[real], "logits of padded rows")
+    close(model.run(ids, attention_mask=mask).logits[real], wanted.logits[real], "logits of padded rows")
+    for layer in range(model.shape.n_layers):
+        ours, pattern = run[f"blocks.{layer}.attn.hook_pattern"], wanted.attentions[layer]
+        close(ours.movedim(1, 2)[real], pattern.movedim(1, 2)[real], "patterns of padded rows")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_sixteen_greedy_tokens_are_the_reference_s(name: str) -> None:
+    theirs, model, _ = pair(name)
+    ids = prompt = tokens(2, 6)
+    for _ in range(16):
+        ids = torch.cat((ids, model.run(ids, logits="last").logits.argmax(-1)), 1)
+    mask = torch.ones_like(prompt)
+    wanted = theirs.generate(prompt, attention_mask=mask, max_new_tokens=16, do_sample=False, pad_token_id=0)
+    assert ids.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_prefix_then_rest_is_the_whole(name: str) -> None:
+    _, model, _ = pair(name)
+    rows = [row.tolist() for row in tokens()]
+    rows[1] = rows[1][:9]
+    whole = model.run(rows, mi.capture("blocks.*.attn.hook_pattern"))
+    prefix = model.run([row[:5] for row in rows], resumable=True)
+    rest = [row[5:] for row in rows]
+    memory = prefix.memory()
+    for spec in (None, mi.capture("blocks.*.attn.hook_z"), mi.capture("blocks.*.attn.hook_pattern")):
+        after = model.run(rest, spec, memory=memory)
+        for row, part in enumerate(rest):
+            close(after.logits[row, : len(part)], whole.logits[row, 5 : 5 + len(part)], "logits from memory")
+    one = model.run([row[5:6] for row in rows], memory=memory)
+    close(one.logits[:, 0], whole.logits[:, 5], "logits from memory")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_spelling_of_a_config_means_the_same(name: str) -> None:
+    _, model, folder = pair(name)
+    family = plugins.plugin("mi_core.families", name.rpartition("-")[0])
+    saved = json.loads((folder / "config.json").read_text())
+
+    def spec_of(config: Mapping[str, Any]) -> Any:
+        return family.call("mi_family", config=Config(config), tensors=None).backend().spec
+
+    assert spec_of(EXAMPLES[name]) == model.backend.spec
+    if "rope_parameters" in saved:
+        assert spec_of(old_spelling(saved)) == model.backend.spec
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_examples_reach_past_their_windows(family: str) -> None:
+    specs = [pair(name)[1].backend.spec for name in EXAMPLES if name.rpartition("-")[0] == family]
+    windows = {getattr(layer.mixer, "window", None) for spec in specs for layer in spec.layers} - {None}
+    assert all(window < COLUMNS - 5 for window in windows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_page_with_its_figures(family: str) -> None:
+    page = registry.pages()[family].data
+    assert page["model_type"] == family
+    figures = page["verified"]["largest_difference"]
+    assert {"logits", "streams", "patterns", "logits of padded rows", "logits from memory"} <= figures.keys()
+    assert all(figure <= BOUND for figure in figures.values())

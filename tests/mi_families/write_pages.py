@@ -1,0 +1,72 @@
+"""Measures families against the reference and writes their registry pages: ``python write_pages.py [FAMILY ...]``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import test_parity as parity
+import transformers
+
+PAGES = Path(__file__).parents[2] / "registry" / "mi_registry"
+GREEDY = "sixteen tokens of two rows, the same as the reference's"
+
+
+def measured(names: list[str]) -> dict[str, float]:
+    """The largest differences over a family's examples, rounded up to one digit."""
+    parity.seen.clear()
+    for name in names:
+        parity.test_logits_streams_and_patterns_are_the_reference_s(name)
+        for side in ("left", "right"):
+            parity.test_padded_batches_are_the_reference_s(name, side)
+        parity.test_sixteen_greedy_tokens_are_the_reference_s(name)
+        parity.test_prefix_then_rest_is_the_whole(name)
+        parity.test_every_spelling_of_a_config_means_the_same(name)
+    return {what: float(f"{1.5 * figure:.0e}") for what, figure in parity.seen.items()}
+
+
+def page(family: str) -> str:
+    """The page of a family: what its file says of it, and what was measured."""
+    names = [name for name in parity.EXAMPLES if name.rpartition("-")[0] == family]
+    figures = measured(names)
+    doc = " ".join((import_module(f"mi_families.{family}").__doc__ or "").split())
+    summary, traits, source = re.fullmatch(r"(.+?) Traits: (.+) Source: (.+)", doc).groups()  # type: ignore[union-attr]
+    reference = type(parity.pair(names[0])[0]).__name__
+    version = ".".join(transformers.__version__.split(".")[:2])
+    lines = [
+        f"name = {json.dumps(family)}",
+        f"summary = {json.dumps(summary)}",
+        f"model_type = {json.dumps(family)}",
+        f"source = {json.dumps(source)}",
+        f"reference = {json.dumps(f'transformers {version}, {reference} with eager attention')}",
+        "",
+        "[supported]",
+        f"traits = {json.dumps(traits)}",
+        'config_spellings = "transformers 4 and transformers 5"',
+        'checkpoints = "safetensors, one file or a sharded index; with or without the prefix of the whole model"',
+        "",
+        "[verified]",
+        f'how = "against the reference on random weights, gains and biases included; {len(names)} tiny configs"',
+        'command = "pytest tests/mi_families"',
+        f"greedy = {json.dumps(GREEDY)}",
+        'conformance = "every check that applies"',
+        "",
+        "[verified.largest_difference]",
+        *(f"{json.dumps(what)} = {figure:.0e}" for what, figure in sorted(figures.items())),
+        "",
+        "[not_verified]",
+        'published_checkpoints = "none was downloaded for these checks"',
+        'other_dtypes = "only float32 was compared"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or parity.FAMILIES:
+        (PAGES / f"{wanted}.toml").write_text(page(wanted), encoding="utf-8")
+        print(wanted, dict(parity.seen))
