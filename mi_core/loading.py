@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import gc
 import os
@@ -161,7 +162,12 @@ def resolve(
     from mi_core import hub
 
     if isinstance(ref, str) and hub.is_id(name):
-        return hub.snapshot(name, revision=revision, token=token, weights=weights, allow_pickle=allow_pickle)
+        try:
+            return hub.snapshot(name, revision=revision, token=token, weights=weights, allow_pickle=allow_pickle)
+        except ModelNotFound as error:
+            if close := difflib.get_close_matches(name, embedded_names(), n=1):
+                raise ModelNotFound(f"{error} Did you mean the embedded model {close[0]!r}?", ref=name) from error
+            raise
     raise ModelNotFound(
         f"there is no folder {name!r}{' (it is a file)' if is_file(folder) else ''}, and it is no Hub id "
         f"('owner/name') and no embedded model. Embedded: {', '.join(embedded_names()) or 'none'}.",

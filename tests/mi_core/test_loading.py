@@ -322,3 +322,10 @@ def test_the_collector_is_left_as_it_was_whether_loading_succeeds_or_fails(tmp_p
         assert gc.isenabled() is on
     finally:
         (gc.enable if was else gc.disable)()
+
+
+def test_a_name_that_is_nearly_an_embedded_models_is_answered_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mi_core.loading.embedded_names", lambda: ["tiny-world"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelNotFound, match="Did you mean the embedded model 'tiny-world'"):
+        mi.load("tiny-wrld")
