@@ -328,4 +328,4 @@ def test_a_name_that_is_nearly_an_embedded_models_is_answered_with_it(monkeypatc
     monkeypatch.setattr("mi_core.loading.embedded_names", lambda: ["tiny-world"])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelNotFound, match="Did you mean the embedded model 'tiny-world'"):
-        mi.load("tiny-wrld")
+        load("tiny-wrld")
