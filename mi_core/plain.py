@@ -116,7 +116,8 @@ def read_json(source: str | Path) -> Any:
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
     where = "the text" if is_text else repr(str(source))
     try:
-        return json.loads(source if is_text else Path(source).read_text(encoding="utf-8", errors="surrogatepass"))
+        text = str(source) if is_text else Path(source).read_text(encoding="utf-8", errors="surrogatepass")
+        return json.loads(text)
     except OSError as error:
         raise InputError(
             f"{where} cannot be read: {error.strerror}. Give a JSON text or the path of a file", path=source
