@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     from mi_core.building import build, save_model
     from mi_core.chat import Chat
     from mi_core.edges import Knockout, Reweight
+    from mi_core.generation import Generation, GenerationInterrupted
     from mi_core.grids import Grid, ablation_grid, grid, patch_grid, steering_grid
     from mi_core.interventions import (
         Add,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     from mi_core.loading import load
     from mi_core.metrics import Metric, kl, log_prob, logit, logit_diff, loss, metric, prob, rank
     from mi_core.model import Model
-    from mi_core.positions import Span, Token, Turn
+    from mi_core.positions import GENERATED, PROMPT, Span, Token, Turn
     from mi_core.receipt import Receipt
     from mi_core.results import Result
     from mi_core.run import Run
@@ -49,12 +50,16 @@ if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     from mi_core.sweeping import Sweep, SweepInterrupted
 
 __all__ = [
+    "GENERATED",
+    "PROMPT",
     "Add",
     "Apply",
     "Chat",
     "Clamp",
     "ClampAlong",
     "Detach",
+    "Generation",
+    "GenerationInterrupted",
     "Grid",
     "HookSpec",
     "Interpolate",
@@ -112,6 +117,10 @@ HOMES = {
         "Knockout",
         "Reweight",
     ),
+    "generation": (
+        "Generation",
+        "GenerationInterrupted",
+    ),
     "grids": (
         "Grid",
         "ablation_grid",
@@ -150,6 +159,8 @@ HOMES = {
     ),
     "model": ("Model",),
     "positions": (
+        "GENERATED",
+        "PROMPT",
         "Span",
         "Token",
         "Turn",

@@ -5,8 +5,9 @@ Everything that can be refused is refused here, before anything runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -40,6 +41,12 @@ class BoundEdit:
         part = self.selection if layout is whole else self.selection.rows(rows).behind(layout.skipped)
         own = own_dims(without_layer(self.intervention.selectors), self.point)
         return Scene(self.point, own, part, layout, rows, whole, self.selection)
+
+
+    def step(self, layout: Layout, rows: Tensor, whole: Layout) -> Callable[[Tensor], Tensor] | None:
+        """What it does in that call; None where nothing is selected in these rows."""
+        scene = self.scene(layout, rows, whole)
+        return None if scene.selection.empty else partial(self.intervention.edit, scene=scene)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +197,8 @@ def bind_edit(binding: Binding, entry: Edit, texts: Sequence[RowText]) -> None:
                 )
             binding.cuts.setdefault(point.name, []).append(bound)
             continue
-        check_fit(bound, binding.layout)
+        if binding.layout.prompt is None:  # a generation checks against the calls that it makes
+            check_fit(bound, binding.layout)
         binding.steps.setdefault(point.name, []).append(bound)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -76,8 +75,8 @@ def actions_at(
     for step in binding.steps.get(name, ()):
         if not isinstance(step, BoundEdit):
             acts.steps.append(calls[id(step)].step(name))
-        elif not (scene := step.scene(layout, rows, whole)).selection.empty:
-            acts.steps.append(partial(step.intervention.edit, scene=scene))
+        elif (act := step.step(layout, rows, whole)) is not None:
+            acts.steps.append(act)
     if acts.steps:
         acts.pads = layout.pads(acts.point.site.dims)
     for kept, kind in ((binding.after, "after"), (binding.before, "before")):

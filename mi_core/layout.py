@@ -37,6 +37,8 @@ class Layout:
     """The user's mask; None where every column is real."""
     skipped: Int[Tensor, "batch"] | None = None
     """How many columns of each row the call leaves out, because a base run covers them."""
+    prompt: Int[Tensor, "batch"] | None = None
+    """In a generation, how many tokens of each row are its prompt: where selectors are resolved."""
 
     @classmethod
     def of(cls, prompts: Prompts, start: Tensor | None = None) -> Layout:

@@ -28,9 +28,11 @@ from mi_core.receipt import Receipt
 from mi_core.run import Run
 from mi_core.spec import HookSpec
 from mi_core.taps import IDLE
+from mi_core.unembedding import unembedded
 from mi_core.weights import Weights
 
 if TYPE_CHECKING:  # text and sweeps are for those who want them
+    from mi_core.generation import Generation
     from mi_core.sweeping import Sweep
     from mi_core.tokenizer import Tokenizer
 
@@ -200,6 +202,70 @@ class Model:
             progress=progress,
         )
 
+    def generate(
+        self,
+        inputs: Any,
+        spec: HookSpec | None = None,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        seed: int | Sequence[int] | None = None,
+        stop: str | Sequence[str] = (),
+        stop_at_eos: bool = True,
+        cache: bool = True,
+        stream: bool | Callable[[int, str, int], object] | None = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+    ) -> Generation:
+        """Write on behind a prompt, or several, doing what a spec says at prompt and new tokens.
+
+        In the spec, negative positions, spans and turns are the prompt's and never move, other numbers are absolute,
+        slices without an end go on into the new tokens, and `PROMPT` and `GENERATED` are the two parts.
+
+        Args:
+            inputs: as in :meth:`run`.
+            spec: captures, interventions and inserts.
+            max_new_tokens: where a row ends at the latest.
+            temperature: 0 for the likeliest token; else logits are divided by it, and sampled from.
+            top_k: sample among the so many likeliest.
+            top_p: sample among the likeliest that together have this probability.
+            repetition_penalty: divides positive logits of tokens that the row has, and multiplies negative ones.
+            seed: of the sampling, which depends on it, row number and position only; or one seed for each row, which
+                then samples as it does alone.
+            stop: a text, or several, at which a row ends, wherever tokens begin.
+            stop_at_eos: end a row at the end-of-text tokens of tokenizer and config.
+            cache: remember keys, values and states, and run each token once; without it every step runs the whole
+                context anew.
+            stream: a function of row, text and token id, called for each new token; True prints.
+            attention_mask: as in :meth:`run`.
+            position_ids: as in :meth:`run`; new tokens count on from the last.
+
+        Raises:
+            SpecError: the spec asks for what this model or prompt does not have; nothing was run.
+            ContextOverflow: prompt and new tokens are more than the model's positions; nothing was run.
+            InputError: as in :meth:`run`, or a sampling value out of its range.
+            GenerationInterrupted: Ctrl-C; its ``partial`` holds what was generated.
+        """
+        from mi_core.generating import generate
+        from mi_core.sampling import Sampling
+
+        spec = self._spec(spec)
+        prompts = self._read(inputs, attention_mask, position_ids)
+        return generate(
+            self,
+            prompts,
+            spec,
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling.of(temperature, top_k, top_p, repetition_penalty, seed, len(prompts.ids)),
+            stop=stop,
+            stop_at_eos=stop_at_eos,
+            cache=cache,
+            stream=stream,
+        )
+
     def _spec(self, spec: HookSpec | None) -> HookSpec:
         if spec is None:
             return HookSpec()
@@ -325,34 +391,3 @@ class Model:
         if norm and cap:
             return self.backend.unembed(moved, IDLE)
         return unembedded(self.backend, moved, norm, cap)
-
-
-class Rerouted:
-    """A tap for `unembed`: puts a value in at ``unembed.hook_in``, takes one out at ``unembed.hook_out``."""
-
-    def __init__(self, given: Tensor | None) -> None:
-        self.given = given
-        self.out: Tensor | None = None
-
-    def __call__(self, name: str, value: Tensor) -> Tensor:
-        if name == "unembed.hook_in" and self.given is not None:
-            return self.given
-        if name == "unembed.hook_out":
-            self.out = value
-        return value
-
-    def wants(self, *names: str) -> bool:
-        return "unembed.hook_in" in names or "unembed.hook_out" in names
-
-    def edits(self, *names: str) -> bool:
-        return "unembed.hook_in" in names
-
-    def cut_edges(self) -> Tensor | None:
-        return None
-
-
-def unembedded(backend: Backend, resid: Tensor, norm: bool, cap: bool) -> Tensor:
-    """Unembedding without its norm, or without what comes behind W_U."""
-    tap = Rerouted(None if norm else resid)
-    logits = backend.unembed(resid, tap)
-    return logits if cap or tap.out is None else tap.out

@@ -1,4 +1,4 @@
-"""Positions by what stands there: a text, a token, a turn of a chat.
+"""Positions by what stands there: a text, a token, a turn of a chat, the prompt or what is generated.
 
 They are resolved in each row's own text, to indexes of its real tokens.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from mi_core.errors import ChatTemplateError, SelectorError, SpanError
 from mi_core.rows import RowText
 
-__all__ = ["Position", "Span", "Token", "Turn", "position_from_json"]
+__all__ = ["GENERATED", "PROMPT", "Part", "Position", "Span", "Token", "Turn", "position_from_json"]
 
 Pick = Literal["first", "last"]
 P = TypeVar("P", bound="Position")  # not typing.Self: beartype takes it in decorated classes only
@@ -242,13 +242,55 @@ class Turn(Position):
         return found
 
 
+@dataclass(frozen=True, repr=False)
+class Part(Position):
+    """The prompt, or what a generation writes behind it: `PROMPT` and `GENERATED`.
+
+    In a run, all tokens are the prompt.
+
+    >>> PROMPT.last, GENERATED.first
+    (PROMPT.last, GENERATED.first)
+
+    Raises:
+        SelectorError: what is generated, of a run that generates nothing.
+    """
+
+    kind: ClassVar[str] = "part"
+
+    name: Literal["prompt", "generated"]
+    pick: Pick | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.name.upper()}{self._picked()}"
+
+    def find(self, row: RowText, number: int) -> list[int]:
+        """Every token of the row, which is a prompt."""
+        if self.name == "generated":
+            raise SelectorError(
+                f"{self!r} is what model.generate writes; a run has its prompt only. Use PROMPT, or generate.",
+                selector=self,
+            )
+        return list(range(len(row.ids)))
+
+    def within(self, prompt: int, count: int) -> list[int]:
+        """The positions of this part in a row of ``prompt`` tokens, ``count`` with what was generated."""
+        found = list(range(prompt) if self.name == "prompt" else range(prompt, count))
+        return found if self.pick is None or not found else [found[0 if self.pick == "first" else -1]]
+
+
+PROMPT: Final = Part("prompt")
+"""Every token of the prompt."""
+GENERATED: Final = Part("generated")
+"""Every token that a generation writes."""
+
+
 def position_from_json(data: Mapping[str, Any]) -> Position:
     """The position that `Position.to_json` described.
 
     >>> position_from_json({"kind": "turn", "index": 0, "part": "after", "pick": "last"})
     Turn(0).after.last
     """
-    kinds: dict[str, type[Position]] = {kind.kind: kind for kind in (Span, Token, Turn)}
+    kinds: dict[str, type[Position]] = {kind.kind: kind for kind in (Span, Token, Turn, Part)}
     if data.get("kind") not in kinds:
         raise SelectorError(f"{data!r} is no position: its kind is none of {', '.join(kinds)}", given=data)
     return kinds[data["kind"]](**{name: value for name, value in data.items() if name != "kind"})

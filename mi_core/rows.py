@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ from mi_core.chat import Chat, turn_span
 from mi_core.errors import ChatTemplateError, NoTokenizer, SpanError
 from mi_core.tokenizer import RendersChats, Tokenizer, no_tokenizer
 
-__all__ = ["RowText"]
+__all__ = ["RowText", "located"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RowText:
     def _located(self) -> tuple[str, tuple[tuple[int, int], ...]]:
         if self.written is not None:
             return self.written
-        return _read(self.reader(), self.ids)
+        return located(self.reader(), self.ids)
 
     @property
     def text(self) -> str:
@@ -72,6 +72,18 @@ class RowText:
     def offsets(self) -> tuple[tuple[int, int], ...]:
         """The code points of `text` that each token covers."""
         return self._located[1]
+
+    def cut(self, count: int) -> RowText:
+        """The row of the first ``count`` tokens: the prompt, of a row that was generated."""
+        if count >= len(self.ids):
+            return self
+        written = None
+        if self.written is not None:
+            text, offsets = self.written
+            written = text[: max((stop for _, stop in offsets[:count]), default=0)], offsets[:count]
+        special = None if self.special is None else self.special[:count]
+        names = None if self.names is None else self.names[:count]
+        return replace(self, ids=self.ids[:count], written=written, special=special, names=names)
 
     def turn_count(self) -> int:
         """Messages of the chat that this row is; `SpanError` if it is none."""
@@ -160,7 +172,7 @@ def reader_of(tokenizer: Tokenizer | Callable[[], Tokenizer | None] | None) -> T
     return found  # type: ignore[no-any-return]
 
 
-def _read(tokenizer: Tokenizer, ids: tuple[int, ...]) -> tuple[str, tuple[tuple[int, int], ...]]:
+def located(tokenizer: Tokenizer, ids: tuple[int, ...]) -> tuple[str, tuple[tuple[int, int], ...]]:
     """Text and offsets of ids, token by token: each token covers what it adds to the text.
 
     A decoder sees the token before the one that it decodes (the first token of a text may lose its space), and a

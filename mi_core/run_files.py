@@ -38,6 +38,8 @@ def save_run(run: Run, path: Path) -> None:
     tensors["inside.positions"] = layout.positions
     if layout.mask is not None:
         tensors["inside.mask"] = layout.mask
+    if layout.prompt is not None:
+        tensors["inside.prompt"] = layout.prompt
     if run._logits is not None:
         tensors["logits"] = run._logits
     for kind, held in (("after", run._captured), ("before", run._before)):
@@ -87,7 +89,7 @@ def load_run(path: Path) -> Run:
     rows = tuple(RowText.from_json(row) for row in data["rows"])
     mask = tensors.get("inside.mask")
     inside = {name: tensors[f"inside.{name}"] for name in ("ids", "length", "positions", "start")}
-    layout = Layout(**inside, mask=mask)
+    layout = Layout(**inside, mask=mask, prompt=tensors.get("inside.prompt"))
     points = Points((), ModelShape(**data["shape"], n_ctx=None), data["model"])
     kept: dict[str, dict[str, Captured]] = {"after": {}, "before": {}}
     for kind, held in kept.items():

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mi_core.anchoring import anchored, may_come
 from mi_core.errors import SelectorError
 from mi_core.layout import POSITION_DIMS, Layout
 from mi_core.names import Point
@@ -235,8 +236,14 @@ def accepted(dim: str, selector: Selector, point: Point) -> str:
 def choose_positions(dim: str, selector: Selector, layout: Layout, texts: Sequence[RowText], where: str) -> Choice:
     """The positions that a selector stands for in each row."""
     rows: list[list[int]] = []
+    prompt = None if layout.prompt is None else layout.prompt.tolist()
+    if prompt and isinstance(selector, Mask):
+        chosen(selector, max(prompt), dim=dim, where=where)
     for row, count in enumerate(layout.counts(dim).tolist()):
-        if isinstance(selector, TextPosition):
+        if prompt is not None:
+            label = f"row {row} at {where!r}"
+            rows.append(anchored(selector, prompt[row], count, texts[row], row, dim=dim, where=label))
+        elif isinstance(selector, TextPosition):
             offset = int(layout.start[row]) if dim == "key_pos" else 0
             rows.append([offset + index for index in selector.resolve(texts[row], row)])
         elif isinstance(selector, Mask):
@@ -246,11 +253,11 @@ def choose_positions(dim: str, selector: Selector, layout: Layout, texts: Sequen
         else:
             rows.append(chosen(selector, count, dim=dim, where=f"row {row} at {where!r}"))
     width = max(map(len, rows))
-    if width == 0:
+    if width == 0 and not (prompt and may_come(selector)):
         raise SelectorError(f"{dim}={selector!r} selects no token in any row at {where!r}.", dim=dim)
     if any(len(set(row)) != len(row) for row in rows):
         raise SelectorError(f"{dim}={selector!r} selects a position twice at {where!r}.", dim=dim)
-    drop = isinstance(selector, int)
+    drop = isinstance(selector, int) and width > 0
     if all(row == rows[0] for row in rows):
         return Choice(as_index(rows[0], CPU), drop=drop)
     index = torch.tensor([row + [0] * (width - len(row)) for row in rows])

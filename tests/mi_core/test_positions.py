@@ -188,5 +188,5 @@ def test_turns_that_cannot_be_are_refused_with_the_row() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(SelectorError, match="its kind is none of span, token, turn"):
+    with pytest.raises(SelectorError, match="its kind is none of span, token, turn, part"):
         position_from_json({"kind": "word"})

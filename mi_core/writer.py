@@ -1,0 +1,104 @@
+"""The calls of a generation: one over the prompts, then one for each column of new tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_core.calling import check_fired, taps_for
+from mi_core.errors import MemoryMismatch
+from mi_core.layout import Layout
+from mi_core.loop import forward
+from mi_core.protocols import Memory
+from mi_core.stepping import Steps
+from mi_core.taps import IDLE, Record
+from mi_core.windows import Window
+
+if TYPE_CHECKING:
+    from mi_core.model import Model
+
+__all__ = ["Writer"]
+
+
+class Writer:
+    """The calls of a generation: which columns each covers, and what it remembers."""
+
+    def __init__(self, model: Model, prompt: Layout, steps: Steps, cache: bool) -> None:
+        self.model, self.prompt, self.steps, self.cache = model, prompt, steps, cache
+        self.ids = [row[:length].tolist() for row, length in zip(prompt.ids, prompt.length, strict=True)]
+        self.computed = [0] * len(self.ids)
+        self.again: list[str] = []
+        """Why rows were run again from their first token."""
+        self._memory: tuple[Memory, ...] | None = None
+        self._remembered: list[int] = []
+        last = prompt.positions[torch.arange(len(self.ids)), prompt.length - 1]
+        self._ahead: list[int] = (last + 1 - prompt.length).tolist()
+
+    def advance(self, rows: list[int], *, capture: bool) -> Float[Tensor, "rows d_vocab"]:
+        """Run what is not computed yet of some rows; their logits at the last token."""
+        if self.cache and self._memory is not None:
+            if rows != self._remembered:
+                place = {row: here for here, row in enumerate(self._remembered)}
+                index = torch.tensor([place[row] for row in rows], device=self.model.device)
+                self._memory = tuple(layer.rows(index) for layer in self._memory)
+                self._remembered = rows
+            try:
+                return self._call(rows, [self.computed[row] for row in rows], capture)
+            except MemoryMismatch as mismatch:
+                self.again.append(str(mismatch))
+                self._memory = None
+        every = list(range(len(self.ids))) if self.steps.needs_all_rows else rows
+        logits = self._call(every, [0] * len(every), capture)
+        if every != rows:
+            logits = logits[torch.tensor(rows, device=logits.device)]
+        return logits
+
+    def _call(self, rows: list[int], first: list[int], capture: bool) -> Tensor:
+        layout, window = self._layout(rows, first)
+        bound = self.steps.bound(window, layout, capture=capture)
+        kept = Record()
+        taps = taps_for(bound, layout, window.rows, kept, self.model.device, False)
+        outcome = forward(
+            self.model.backend,
+            layout.batch(self.model.device, "end" if self.cache else None),
+            taps,
+            memory=self._memory if any(first) else None,
+            logits="last" if taps.outside is IDLE else "all",
+        )
+        check_fired(bound, kept)
+        logits = outcome.logits
+        assert logits is not None
+        if taps.outside is not IDLE:
+            last = (layout.length - 1).to(logits.device)
+            logits = logits[torch.arange(len(rows), device=logits.device), last][:, None]
+        self.steps.keep(kept, bound, window, anew=not any(first))
+        if self.cache:
+            self._memory, self._remembered = outcome.memory, rows
+        for row in rows:
+            self.computed[row] = len(self.ids[row])
+        return logits[:, 0]
+
+    def _layout(self, rows: list[int], first: list[int]) -> tuple[Layout, Window]:
+        """The columns of some rows from their own first on."""
+        own = [self.ids[row][begin:] for row, begin in zip(rows, first, strict=True)]
+        length = torch.tensor([len(ids) for ids in own])
+        width = int(length.max())
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in own])
+        start = torch.tensor(first)
+        positions = torch.stack([self.positions(row, begin, width) for row, begin in zip(rows, first, strict=True)])
+        mask = torch.arange(width) < length[:, None]
+        skipped = start if any(first) else None
+        layout = Layout(ids, length, positions, start, None if bool(mask.all()) else mask, skipped)
+        return layout, Window(torch.tensor(rows), start, start + length)
+
+    def positions(self, row: int, first: int, width: int) -> Int[Tensor, "pos"]:
+        """The position indexes of a row's columns: those of the prompt, and on from its last."""
+        prompt = int(self.prompt.length[row])
+        column = torch.arange(first, first + width)
+        if first >= prompt:
+            return column + self._ahead[row]
+        given = self.prompt.positions[row, column.clamp(max=prompt - 1)]
+        return torch.where(column < prompt, given, column + self._ahead[row])
