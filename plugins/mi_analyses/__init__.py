@@ -3,6 +3,7 @@
 Importing one imports the core and nothing heavy beside it; views and commands are loaded when they are used.
 """
 
+from mi_analyses.activation_patching import ActivationPatching, activation_patching
 from mi_analyses.logit_lens import LogitLens, logit_lens
 
-__all__ = ["LogitLens", "logit_lens"]
+__all__ = ["ActivationPatching", "LogitLens", "activation_patching", "logit_lens"]

@@ -1,0 +1,60 @@
+"""The arguments and options that commands of analyses share, and how their results leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mi_core.results import Result
+
+__all__ = ["DType", "Device", "Html", "Json", "ModelName", "Prompt", "check_folders", "deliver", "listed", "whole"]
+
+ModelName = Annotated[str, typer.Argument(help="An embedded model, a folder (./name) or a Hub id.", show_default=False)]
+Prompt = Annotated[str, typer.Argument(help="The prompt.", show_default=False)]
+Html = Annotated[Path | None, typer.Option(help="Write one self-contained page.", dir_okay=False)]
+Json = Annotated[Path | None, typer.Option(help="Write the numbers with their provenance.", dir_okay=False)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...")]
+DType = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")]
+
+
+def check_folders(*paths: Path | None) -> None:
+    """Refuse files in folders that do not exist, before anything runs."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise typer.BadParameter(f"there is no folder {str(path.parent)!r} to write {path.name!r} into")
+
+
+def deliver(result: Result, html: Path | None, json: Path | None) -> None:
+    """Print a result, and write it where that was asked for."""
+    from mi_core.cli.console import output
+
+    output().print(result)
+    for path, write in ((html, result.to_html), (json, result.to_json)):
+        if path is not None:
+            write(path)
+            output().print(f"wrote {path}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def listed(given: str) -> tuple[str, ...]:
+    """The parts of a text with commas.
+
+    >>> listed("layer, pos")
+    ('layer', 'pos')
+    """
+    return tuple(part.strip() for part in given.split(",") if part.strip())
+
+
+def whole(given: str, option: str) -> int:
+    """A text as an integer."""
+    try:
+        return int(given)
+    except ValueError:
+        raise typer.BadParameter(f"{given!r} is no integer", param_hint=option) from None
+
+
+def wholes(given: str, option: str) -> Sequence[int]:
+    """A text such as ``0,3,-1`` as integers."""
+    return [whole(part, option) for part in listed(given)]
