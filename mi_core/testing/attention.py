@@ -210,7 +210,7 @@ def check_heads_are_reached_alone(subject: Subject) -> None:
         names = {"attn.hook_v_per_head": ["attn.hook_v"]}.get(
             site, ["attn.hook_rot_k", "attn.hook_k_normed", "attn.hook_k"]
         )
-        shared = next(f"blocks.{layer}.{name}" for name in names if subject.offers(name))
+        shared = next(f"blocks.{layer}.{name}" for name in names if layer in layers_with(subject, name))
         base = subject.run(prompt, capture([point, shared, z]))
         groups = base[point].shape[2] // base[shared].shape[2]
         call = prompt.call(capture([point, shared]))

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from torch import Generator, nn
+import torch
+from torch import Generator, Tensor, nn
 
 from mi_core.blueprint import Blueprint, Weight
 from mi_core.config import Config
@@ -19,6 +20,7 @@ from mi_decoder.mlp import GatedMLP
 from mi_decoder.parts import LayerLike, Norm
 
 __all__ = [
+    "BEHIND_NAMES",
     "LLAMA_NAMES",
     "NORMED_HEADS",
     "SANDWICH_NAMES",
@@ -32,10 +34,12 @@ __all__ = [
     "module_names",
     "only",
     "or_none",
+    "stacked",
 ]
 
-Source = str | tuple[str, View]
-"""A checkpoint module by name, or its name and the view of its tensors that is meant (a part of a fused matrix)."""
+Source = str | tuple[str | tuple[str, ...], Callable[..., Tensor]]
+"""A checkpoint module by name; its name and the view of its tensors that is meant (a part of a fused matrix); or
+several names and what puts their tensors together."""
 
 LLAMA_NAMES: Mapping[str, Source] = {
     "embed": "model.embed_tokens",
@@ -67,6 +71,13 @@ SANDWICH_NAMES: Mapping[str, Source] = {
     "layers.*.ln2_post": "model.layers.*.post_feedforward_layernorm",
 }
 """With norms before and behind both parts. Source: transformers 5.24, gemma2 and gemma3."""
+
+BEHIND_NAMES: Mapping[str, Source] = {
+    **NORMED_HEADS,
+    "layers.*.ln1_post": "model.layers.*.post_attention_layernorm",
+    "layers.*.ln2_post": "model.layers.*.post_feedforward_layernorm",
+}
+"""With norms behind both parts and none before them. Source: transformers 5.24, olmo2."""
 
 COMPUTED = {"*rotary_emb.inv_freq": "rotary frequencies are computed from the config"}
 
@@ -167,6 +178,11 @@ def fused_names(
     return {**names, **found}
 
 
+def stacked(stem: str, count: int) -> Source:
+    """Rows that a checkpoint keeps as modules ``stem.0``, ``stem.1``, ... Source: transformers 5.24, stablelm."""
+    return tuple(f"{stem}.{index}" for index in range(count)), lambda *rows: torch.stack(rows)
+
+
 def blueprint(
     model: Decoder,
     tensors: Collection[str] | None,
@@ -210,11 +226,13 @@ def weight(parameter: str, names: Mapping[str, Source], strip: str) -> Weight:
     module, kind = re.fullmatch(r"(.+)[._](weight|bias)", parameter).groups()  # type: ignore[union-attr]
     layer = re.match(r"layers\.(\d+)\.", module)
     source = names[module if layer is None else module.replace(layer[0], "layers.*.", 1)]
-    name, view = (source, None) if isinstance(source, str) else source
-    if layer is not None:
-        name = name.replace("*", layer[1], 1)
-    full = f"{name.removeprefix(strip)}.{kind}"
-    return Weight.of(full) if view is None else Weight.of(full, view=view)
+    found, view = (source, None) if isinstance(source, str) else source
+    number = "" if layer is None else layer[1]
+    full = [
+        f"{name.replace('*', number, 1).removeprefix(strip)}.{kind}"
+        for name in ((found,) if isinstance(found, str) else found)
+    ]
+    return Weight.of(*full) if view is None else Weight.of(*full, view=view)
 
 
 def initialise(backend: Backend, generator: Generator, std: float = 0.02) -> None:
