@@ -17,6 +17,7 @@ from mi_core.edges import Knockout
 from mi_core.editing import Intervention
 from mi_core.errors import ReadOnlyPoint, SelectorError, SpecError
 from mi_core.inserting import BoundInsert
+from mi_core.interventions import Replace
 from mi_core.layout import Layout
 from mi_core.names import Point, Points
 from mi_core.prompts import RowText
@@ -187,6 +188,11 @@ def bind_edit(binding: Binding, entry: Edit, texts: Sequence[RowText]) -> None:
         if point.site.read_only:
             raise ReadOnlyPoint(f"{point.name!r} cannot be written: {point.site.read_only}.", point=point.name)
         selection = select(without_layer(edit.selectors), point, binding.layout, texts, model=binding.points.model)
+        if point.site.replace_only and not (isinstance(edit, Replace) and edit.within is None):
+            raise ReadOnlyPoint(
+                f"{point.name!r} takes nothing but Replace with the value of a run: {point.site.replace_only}.",
+                point=point.name,
+            )
         bound = BoundEdit(point, edit, selection)
         if isinstance(edit, Knockout):
             if not point.site.keeps_masked:

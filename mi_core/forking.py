@@ -69,6 +69,8 @@ def reached(binding: Binding, layer: int) -> Iterator[tuple[Selection | None, Po
 def earliest(selection: Selection | None, point: Point, layout: Layout) -> Int[Tensor, "batch"]:
     """The first column of each row that a selection reaches; what lies before it is left as it is."""
     nothing = torch.zeros_like(layout.length)
+    if point.site.from_start:
+        return nothing
     dim = next((dim for dim in point.site.dims if dim in ("pos", "query_pos")), None)
     if selection is None or dim is None or dim not in selection.choices:
         return nothing

@@ -136,6 +136,12 @@ class Site:
     """Costly: wildcards leave it out, it must be named."""
     keeps_masked: bool = False
     """Entries that arrive as -inf are closed: they stay -inf whatever is written."""
+    replace_only: str = ""
+    """The reason, if nothing but a `Replace` from elsewhere makes sense there."""
+    from_start: bool = False
+    """It needs every position of its rows: whoever looks at it runs them from the first."""
+    carries: bool = False
+    """A write at a position changes what arrives at later ones: the state of a recurrence."""
 
 
 @dataclass(frozen=True)

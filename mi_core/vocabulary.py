@@ -38,7 +38,7 @@ class Standard:
 
 def norm(where: str) -> dict[str, Standard]:
     """The two sites of the norm called ``where``."""
-    layer = where != "ln_final"
+    layer = where not in ("embed_norm", "ln_final")
     return {
         f"{where}.hook_scale": Standard(
             NORM_SCALE, "the norm's denominator; write it to freeze the norm", layer, replaces_kernel=True
@@ -50,6 +50,8 @@ def norm(where: str) -> dict[str, Standard]:
 
 
 STANDARD: Mapping[str, Standard] = {
+    "embed_norm.hook_in": Standard(EMBEDDING, "the token embedding, before its norm", False),
+    **norm("embed_norm"),
     "hook_embed": Standard(EMBEDDING, "what the token embedding puts on the stream, after its scaling or norm", False),
     "hook_pos_embed": Standard(EMBEDDING, "what the position embedding puts on the stream", False),
     "hook_resid_pre": Standard(EMBEDDING, "the stream before the layer"),

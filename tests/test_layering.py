@@ -10,8 +10,9 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from mi_core import plugins
+from mi_core.names import MIXERS
 
-PACKAGES = ("mi_core", "mi_decoder", "mi_families", "mi_analyses", "mi_registry")
+PACKAGES = ("mi_core", "mi_decoder", "mi_recurrent", "mi_families", "mi_analyses", "mi_registry")
 PLUGIN_GROUPS = ("mi_core.families", "mi_core.analyses", "mi_core.registry")
 HERE = Path(__file__).parent
 LONGEST = 400
@@ -54,7 +55,8 @@ def strings(module: ast.Module) -> Iterator[tuple[int, str]]:
 def forbidden_in_the_core() -> re.Pattern[str]:
     """Our other packages, and the names of our own plugins; ``mi_registry`` is also a hook of the contract."""
     entries = [entry for entry in distribution("mi-core").entry_points if entry.group in PLUGIN_GROUPS]
-    names = {*PACKAGES[1:], *(entry.name for entry in entries)} - set(plugins.HOOKS.values())
+    # as hook names and as a spelling of the mixer these are the core's own words
+    names = {*PACKAGES[1:], *(entry.name for entry in entries)} - {*plugins.HOOKS.values(), *MIXERS}
     return re.compile(rf"\b({'|'.join(sorted(names))})\b|\bmi_registry[./]")
 
 

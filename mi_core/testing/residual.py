@@ -110,6 +110,8 @@ def check_norms_divide_by_their_scale(subject: Subject) -> None:
                 continue
             if where == "ln_final":
                 given = run[f"blocks.{subject.depth - 1}.hook_resid_post"] if subject.depth else None
+            elif where == "embed_norm":
+                given = run["embed_norm.hook_in"]
             else:
                 given = norm_inputs(subject, int(where.split(".")[1]), where.split(".")[2], run)
             if given is None:

@@ -67,7 +67,7 @@ class Subject:
     @functools.cached_property
     def writable(self) -> list[Point]:
         """The points that take a write of numbers."""
-        return [point for point in self.points if not point.site.read_only]
+        return [point for point in self.points if not (point.site.read_only or point.site.replace_only)]
 
     @property
     def depth(self) -> int:

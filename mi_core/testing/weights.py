@@ -53,10 +53,12 @@ IN_LAYER: Final[tuple[tuple[str, str, str, str, Product], ...]] = (
     ("attn.hook_in", "attn.W_K", "attn.b_K", "attn.hook_k", into_heads),
     ("attn.hook_in", "attn.W_V", "attn.b_V", "attn.hook_v", into_heads),
     ("attn.hook_z", "attn.W_O", "attn.b_O", "attn.hook_out", out_of_heads),
+    ("mixer.hook_z", "mixer.W_O", "mixer.b_O", "mixer.hook_out", out_of_heads),
     ("mlp.hook_in", "mlp.W_gate", "mlp.b_gate", "mlp.hook_pre", matrix),
     ("mlp.hook_in", "mlp.W_in", "mlp.b_in", "mlp.hook_pre_linear", matrix),
     ("mlp.hook_post", "mlp.W_out", "mlp.b_out", "mlp.hook_out", matrix),
     ("ln1.hook_normalized", "ln1.w", "ln1.b", "attn.hook_in", gain),
+    ("ln1.hook_normalized", "ln1.w", "ln1.b", "mixer.hook_in", gain),
     ("ln2.hook_normalized", "ln2.w", "ln2.b", "mlp.hook_in", gain),
 )
 """Site, weight, bias, next site, product. Source: the equations of the hook-point table."""
@@ -67,6 +69,7 @@ POST_NORM: Final[tuple[tuple[str, str, str, str, Product], ...]] = (
 """Where the norm stands on the stream itself."""
 UNGATED: Final = ("mlp.hook_in", "mlp.W_in", "mlp.b_in", "mlp.hook_pre", matrix)
 OUTSIDE: Final[tuple[tuple[str, str, str, str, Product], ...]] = (
+    ("embed_norm.hook_normalized", "embed_norm.w", "embed_norm.b", "hook_embed", gain),
     ("ln_final.hook_normalized", "ln_final.w", "ln_final.b", "unembed.hook_in", gain),
     ("unembed.hook_in", "unembed.W_U", "unembed.b_U", "unembed.hook_out", matrix),
 )

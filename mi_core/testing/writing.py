@@ -9,7 +9,7 @@ from mi_core.interventions import Add, Noise, Replace, Scale
 from mi_core.layout import POSITION_DIMS
 from mi_core.names import Point
 from mi_core.run import Run
-from mi_core.spec import capture, intervene
+from mi_core.spec import HookSpec, capture, intervene
 from mi_core.testing.effort import for_examples
 from mi_core.testing.expecting import expect, expect_equal, largest
 from mi_core.testing.strategies import Prompt, points, prompts, seeds
@@ -142,8 +142,14 @@ def check_interventions_compose_in_order(subject: Subject) -> None:
         read = capture(point.name)
         base = subject.run(prompt, read)[point.name]
         shift = added.to(base) if isinstance(added, Tensor) else added
-        for spec, wanted in ((scale + add, base * 0.5 + shift), (add + scale, (base + shift) * 0.5)):
-            run = subject.run(prompt, spec + read)
+        # a state arrives changed at all positions but the first; elsewhere it arrives as without the write
+        before = capture(point.name, before=True) if point.site.carries else HookSpec()
+        first = scale + add
+        for spec, wanted in ((first, base * 0.5 + shift), (add + scale, (base + shift) * 0.5)):
+            run = subject.run(prompt, spec + read + before)
+            if point.site.carries:
+                arrived = run.before[point.name]
+                wanted = arrived * 0.5 + shift if spec is first else (arrived + shift) * 0.5
             expect_equal(
                 run[point.name],
                 torch.where(real_entries(prompt, point, base), torch.where(base.isfinite(), wanted, base), 0.0),

@@ -1,0 +1,75 @@
+"""The sites of recurrent mixers: name, dims and meaning, the same in every version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mi_core.protocols import Site
+
+__all__ = ["RECURRENT", "recurrent_site"]
+
+HEADS = ("batch", "pos", "head", "d_head")
+STREAM = ("batch", "pos", "d_model")
+
+RECURRENT: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "mixer.hook_in": (STREAM, "what the mixer reads: after gain and bias of its norm"),
+    "mixer.hook_shift": (STREAM, "what a position leaves for the next one's mixer; a write acts from there on"),
+    "mixer.hook_r": (HEADS, "receptance: what the state is read with"),
+    "mixer.hook_log_decay": (HEADS, "log of what the state is multiplied by: float32, at most 0"),
+    "mixer.hook_a": (HEADS, "how much of what lies along the removal key is removed (in-context learning rate)"),
+    "mixer.hook_v_mix": (HEADS, "the share of the first layer's value in the value"),
+    "mixer.hook_kk": (HEADS, "the removal key, of length one"),
+    "mixer.hook_k": (HEADS, "keys as they are written"),
+    "mixer.hook_v": (HEADS, "values as they are written, after mixing"),
+    "mixer.hook_g": (HEADS, "the output gate, after its activation"),
+    "mixer.hook_write_gate": (
+        ("batch", "pos", "head"),
+        "ones: multiplies what the token writes to the state; zero removes the token from the future",
+    ),
+    "mixer.hook_state": (
+        ("batch", "pos", "head", "d_key", "d_value"),
+        "the state after the position; a write acts from the next position on",
+    ),
+    "mixer.hook_effective_attn": (
+        ("batch", "head", "query_pos", "key_pos"),
+        "signed weights with which values are read: times the values it is hook_wkv, but for an initial state",
+    ),
+    "mixer.hook_wkv": (HEADS, "what the recurrence returns, before norm, bonus and gate"),
+    "mixer.hook_bonus": (HEADS, "what the token's own value adds behind the norm"),
+    "mixer.hook_z": (HEADS, "exactly what W_O multiplies"),
+    "mixer.hook_out": (STREAM, "the mixer's own output"),
+    "mixer.hook_channel_shift": (
+        STREAM,
+        "what a position leaves for the next one's channel part; a write acts from there on",
+    ),
+    "mlp.hook_r": (STREAM, "the gate that multiplies mlp.hook_out, after its activation"),
+}
+"""In firing order."""
+
+ON_DEMAND = ("mixer.hook_state", "mixer.hook_effective_attn")
+OTHER_DIMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    # one weight for each channel, and no matrix: numerator, denominator, scale
+    "channels": {
+        "mixer.hook_state": ("batch", "pos", "head", "part", "d_head"),
+        "mixer.hook_effective_attn": ("batch", "d_head", "query_pos", "key_pos"),
+    },
+    "heads": {},
+}
+
+
+def recurrent_site(name: str, kind: str, sizes: Mapping[str, int], replace_only: str = "") -> Site:
+    """The site ``name``; ``kind`` is ``"channels"`` where every channel is a recurrence of its own."""
+    dims, meaning = RECURRENT[name]
+    dims = OTHER_DIMS[kind].get(name, dims)
+    return Site(
+        name=name,
+        dims=dims,
+        sizes={dim: size for dim, size in sizes.items() if dim in dims},
+        meaning=meaning,
+        replace_only=replace_only,
+        on_demand=name in ON_DEMAND,
+        # edges can be cut there; nothing arrives closed
+        keeps_masked=name == "mixer.hook_effective_attn",
+        from_start=name == "mixer.hook_effective_attn",
+        carries=name == "mixer.hook_state",
+    )

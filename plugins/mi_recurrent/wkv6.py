@@ -1,0 +1,71 @@
+"""The recurrence of RWKV-5 and RWKV-6: decay and a write, read before the token's own write; one step, and many.
+
+``y = r^T (S + diag(u) k v^T)``, then ``S = diag(e^w) S + s k v^T`` with the write gate ``s``.
+
+Source: Peng et al. 2024, arXiv:2404.05892, equations 15 to 19; the chunked form is that of Yang et al. 2024,
+arXiv:2312.06635.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mi_recurrent.chunks import cumulative, decayed_products, in_chunks, one_after_the_other
+
+__all__ = ["WKV6"]
+
+
+class WKV6:
+    """``r, log_decay, v, own, gated``: the key times ``u``, by which a token sees itself, and the one it writes."""
+
+    size = 16
+    """Tokens in a chunk: few, so that a strong decay stays within float32."""
+
+    def step(
+        self, inputs: Sequence[Tensor], state: Float[Tensor, "*lead d_key d_value"]
+    ) -> tuple[Float[Tensor, "*lead d_value"], Float[Tensor, "*lead d_key d_value"]]:
+        """One token: what is read, and the state behind it."""
+        r, log_decay, v, own, gated = inputs
+        read = (r[..., None, :] @ state).squeeze(-2) + (r * own).sum(-1, keepdim=True) * v
+        return read, state * log_decay.exp()[..., None] + gated[..., None] * v[..., None, :]
+
+    def chunked(
+        self, inputs: Sequence[Tensor], state: Float[Tensor, "batch head d_key d_value"]
+    ) -> tuple[Float[Tensor, "batch head pos d_value"], Float[Tensor, "batch head boundary d_key d_value"]]:
+        """All tokens: what each reads, and the states before each chunk and behind the last."""
+        r, log_decay, v, own, gated = (in_chunks(x, self.size) for x in inputs)
+        after = cumulative(log_decay)
+        before = after - log_decay
+        token = torch.arange(self.size, device=r.device)
+        edges = decayed_products(r, gated, before, after, token[:, None] > token)
+        end = after[..., -1:, :]
+        added = (gated * (end - after).to(gated).exp()).mT @ v
+        kept = end.to(r).exp().mT
+        states = [state]
+        for chunk in range(v.shape[2]):
+            states.append(kept[:, :, chunk] * states[-1] + added[:, :, chunk])
+        boundaries = torch.stack(states, 2)
+        read = edges @ v + (r * own).sum(-1, keepdim=True) * v + (r * before.to(r).exp()) @ boundaries[:, :, :-1]
+        return one_after_the_other(read, inputs[0].shape[2]), boundaries
+
+    def pattern(self, inputs: Sequence[Tensor]) -> Float[Tensor, "batch head query_pos key_pos"]:
+        """What each token reads of each value, without an initial state: the recurrence of unit vectors."""
+        pos = inputs[0].shape[2]
+        units = torch.eye(pos, dtype=inputs[0].dtype, device=inputs[0].device).expand(*inputs[0].shape[:2], pos, pos)
+        read, _ = self.chunked((*inputs[:2], units, *inputs[3:]), self.empty(inputs[0], pos))
+        return read
+
+    def empty(
+        self, like: Float[Tensor, "batch head pos d_key"], d_value: int
+    ) -> Float[Tensor, "batch head d_key {d_value}"]:
+        """The state of rows that have seen nothing."""
+        return like.new_zeros(*like.shape[:2], like.shape[-1], d_value)
+
+    def silenced(self, inputs: Sequence[Tensor], pads: Bool[Tensor, "batch 1 pos 1"]) -> tuple[Tensor, ...]:
+        """Inputs that leave the state as it is at the pads."""
+        r, log_decay, v, own, gated = inputs
+        return r, log_decay.masked_fill(pads, 0.0), v, own, gated.masked_fill(pads, 0.0)
