@@ -4,6 +4,14 @@ Importing one imports the core and nothing heavy beside it; views and commands a
 """
 
 from mi_analyses.activation_patching import ActivationPatching, activation_patching
+from mi_analyses.attention_knockout import AttentionKnockout, attention_knockout
 from mi_analyses.logit_lens import LogitLens, logit_lens
 
-__all__ = ["ActivationPatching", "LogitLens", "activation_patching", "logit_lens"]
+__all__ = [
+    "ActivationPatching",
+    "AttentionKnockout",
+    "LogitLens",
+    "activation_patching",
+    "attention_knockout",
+    "logit_lens",
+]

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from rich.console import RenderableType
 
-from mi_analyses.heat_view import Map, heat_view, spelled
-from mi_core.labelled import visible
+from mi_analyses.heat_view import Map, heat_view, place_of, spelled
 
 __all__ = ["page", "view"]
 
@@ -69,9 +68,5 @@ def strongest(result: Any) -> str:
     values = result.effect.values
     if not values.numel():
         return ""
-    place = torch.unravel_index(values.nan_to_num(nan=-torch.inf).argmax(), values.shape)
-    where = ", ".join(
-        f"{dim} {visible(result.effect.coords[dim][int(index)])}"
-        for dim, index in zip(result.effect.dims, place, strict=True)
-    )
-    return f"Largest effect {float(values[place]):.2f} at {where}."
+    place = int(values.nan_to_num(nan=-torch.inf).argmax())
+    return f"Largest effect {float(values.flatten()[place]):.2f} at {place_of(result.effect, place)}."

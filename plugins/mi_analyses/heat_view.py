@@ -14,7 +14,7 @@ from mi_core.pages.heat import Heat, strips
 from mi_core.pages.terminal import Bands
 from mi_core.results import ResultProvenance
 
-__all__ = ["Map", "heat_view", "quiet", "spelled"]
+__all__ = ["Map", "heat_view", "place_of", "quiet", "spelled"]
 
 ROUNDING = 1e-5
 """What is smaller than this part of the largest number is shown as zero."""
@@ -66,6 +66,17 @@ def quiet(array: Labelled) -> Labelled:
         return array
     shown = torch.where(values.abs() <= ROUNDING * finite.abs().max(), torch.zeros_like(values), values)
     return replace(array, values=shown)
+
+
+def place_of(array: Labelled, flat: int) -> str:
+    """Where the ``flat``-th number of an array is, in words.
+
+    >>> place_of(Labelled(torch.zeros(2, 2), ("layer", "pos"), {"pos": ((0, "The"), (1, " cat"))}), 3)
+    'layer 1, pos 1 ·cat'
+    """
+    places = torch.unravel_index(torch.tensor(flat), array.values.shape)
+    labels = [array.coords[dim][int(place)] for dim, place in zip(array.dims, places, strict=True)]
+    return ", ".join(f"{dim} {visible(label)}" for dim, label in zip(array.dims, labels, strict=True))
 
 
 def spelled(tokens: Sequence[str]) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mi_core.results import Result
 
-__all__ = ["DType", "Device", "Html", "Json", "ModelName", "Prompt", "check_folders", "deliver", "listed", "whole"]
+__all__ = ["DType", "Device", "Html", "Json", "ModelName", "Prompt", "check_folders", "deliver", "listed", "place"]
 
 ModelName = Annotated[str, typer.Argument(help="An embedded model, a folder (./name) or a Hub id.", show_default=False)]
 Prompt = Annotated[str, typer.Argument(help="The prompt.", show_default=False)]
@@ -47,14 +47,17 @@ def listed(given: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in given.split(",") if part.strip())
 
 
-def whole(given: str, option: str) -> int:
-    """A text as an integer."""
-    try:
-        return int(given)
-    except ValueError:
-        raise typer.BadParameter(f"{given!r} is no integer", param_hint=option) from None
+def place(given: str | None) -> Any:
+    """Positions as a shell says them: ``-1`` and ``0,3`` are numbers, all else a text of the prompt; None for none.
 
+    >>> place("-1"), place("0, 3"), place("France")
+    (-1, [0, 3], Span('France'))
+    """
+    from mi_core.positions import Span
 
-def wholes(given: str, option: str) -> Sequence[int]:
-    """A text such as ``0,3,-1`` as integers."""
-    return [whole(part, option) for part in listed(given)]
+    if given is None:
+        return None
+    parts = listed(given)
+    if not parts or not all(re.fullmatch(r"-?\d+", part) for part in parts):
+        return Span(given)
+    return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
