@@ -20,6 +20,7 @@ LAYERS = {
     "post-branch": Layer(ATTENTION, MLP, ln1_post=NORM, ln2_post=NORM),
     "sandwich": Layer(ATTENTION, MLP, NORM, NORM, NORM, NORM),
     "bare": Layer(ATTENTION, MLP),
+    "multiplied": Layer(ATTENTION, MLP, ln1=NORM, ln2=NORM, multiplier=0.3),
     "parallel, one norm": ParallelLayer(ATTENTION, MLP, ln1=NORM),
     "parallel, two norms": ParallelLayer(ATTENTION, MLP, ln1=NORM, ln2=NORM),
 }

@@ -1,0 +1,59 @@
+"""OPT, Galactica, and everything else that ships as ``model_type: opt`` with norms before both parts (not OPT-350m).
+
+Traits: layer norms, learned positions whose table starts at row two, a plain MLP, biases.
+Source: Zhang et al. 2022, arXiv:2205.01068; transformers 5.24, models/opt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from mi_core.blueprint import Blueprint
+from mi_core.config import Config
+from mi_core.hookspecs import hookimpl
+from mi_decoder import MLP, Attention, Layer, LayerNorm, LearnedPositions, NoGain, WideGain
+from mi_decoder.activations import ACTIVATIONS
+from mi_decoder.examples import TINY
+from mi_decoder.translation import blueprint, decoder, heads, module_names, only
+
+LAYER = {f"mixer.{name}": f"self_attn.{name}_proj" for name in "qkv"}
+LAYER |= {"mixer.o": "self_attn.out_proj", "ln1": "self_attn_layer_norm", "ln2": "final_layer_norm"}
+LAYER |= {"channel.in": "fc1", "channel.out": "fc2"}
+NAMES = {
+    **module_names("model.decoder.layers.*", LAYER),
+    "embed": "model.decoder.embed_tokens",
+    "pos_embed": "model.decoder.embed_positions",
+    "ln_final": "model.decoder.final_layer_norm",
+    "unembed": "lm_head",
+}
+
+
+@hookimpl
+def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
+    """A decoder of equal layers; positions are counted on the mask, as the reference does."""
+    n_heads, _, d_head = heads(config)
+    only(config, "do_layer_norm_before", True)
+    only(config, "word_embed_proj_dim", config.size("hidden_size"))
+    bias, learned = config.flag("enable_bias", default=True), config.flag("layer_norm_elementwise_affine", default=True)
+    activation = ACTIVATIONS[config.choice("activation_function", ACTIVATIONS, default="relu")]
+    norm = LayerNorm(1e-5, WideGain() if learned else NoGain(), bias=learned)
+    mixer = Attention(n_heads, n_heads, d_head, bias=bias, out_bias=bias)
+    layer = Layer(mixer, MLP(config.size("ffn_dim"), activation, bias=bias), ln1=norm, ln2=norm)
+    n_ctx = config.size("max_position_embeddings", default=2048)
+    last = None if config.flag("_remove_final_layer_norm", default=False) else norm
+    model = decoder(config, layer, last, n_ctx, positions=LearnedPositions(n_ctx, offset=2))
+    return blueprint(model, tensors, tied=config.flag("tie_word_embeddings", default=True), names=NAMES)
+
+
+@hookimpl
+def mi_family_examples() -> Sequence[Mapping[str, Any]]:
+    """Tiny configs: as published, and without biases and gains."""
+    tiny = {key: TINY[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
+    tiny |= {"model_type": "opt", "ffn_dim": 48, "max_position_embeddings": 64, "word_embed_proj_dim": 32}
+    return (
+        tiny,
+        tiny
+        | {"enable_bias": False, "layer_norm_elementwise_affine": False, "activation_function": "gelu"}
+        | {"tie_word_embeddings": False},
+    )

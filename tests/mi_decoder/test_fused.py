@@ -1,0 +1,33 @@
+"""Parts of fused matrices are the rows that they should be, without a copy where that is possible."""
+
+from __future__ import annotations
+
+import torch
+
+from mi_decoder.fused import of_each_head, side_by_side, transposed
+
+
+def test_parts_side_by_side_are_views_of_weight_and_bias() -> None:
+    weight, bias = torch.arange(40.0).view(10, 4), torch.arange(10.0)
+    parts = side_by_side([5, 3, 2])
+    assert torch.equal(torch.cat([part(weight) for part in parts]), weight)
+    assert torch.equal(torch.cat([part(bias) for part in parts]), bias)
+    assert [len(part(bias)) for part in parts] == [5, 3, 2]
+    assert all(part(weight).untyped_storage().data_ptr() == weight.untyped_storage().data_ptr() for part in parts)
+
+
+def test_matrices_stored_the_other_way_round_are_turned_first() -> None:
+    stored, bias = torch.arange(40.0).view(4, 10), torch.arange(10.0)
+    parts = side_by_side([6, 4], stored=transposed)
+    assert torch.equal(parts[1](stored), stored[:, 6:].T)
+    assert torch.equal(parts[1](bias), bias[6:])
+    assert parts[1](stored).untyped_storage().data_ptr() == stored.untyped_storage().data_ptr()
+
+
+def test_parts_of_each_head_are_gathered_over_heads() -> None:
+    n_heads, d_head, width = 3, 2, 4
+    weight = torch.arange(n_heads * 3 * d_head * width).view(-1, width).float()
+    for index, part in enumerate(of_each_head(n_heads, d_head)):
+        rows = [head * 3 * d_head + index * d_head + dim for head in range(n_heads) for dim in range(d_head)]
+        assert torch.equal(part(weight), weight[rows])
+        assert torch.equal(part(weight[:, 0]), weight[rows, 0])
