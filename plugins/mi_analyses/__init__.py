@@ -5,13 +5,19 @@ Importing one imports the core and nothing heavy beside it; views and commands a
 
 from mi_analyses.activation_patching import ActivationPatching, activation_patching
 from mi_analyses.attention_knockout import AttentionKnockout, attention_knockout
+from mi_analyses.attention_patterns import AttentionPatterns, attention_patterns
+from mi_analyses.head_scores import HeadScores, head_scores
 from mi_analyses.logit_lens import LogitLens, logit_lens
 
 __all__ = [
     "ActivationPatching",
     "AttentionKnockout",
+    "AttentionPatterns",
+    "HeadScores",
     "LogitLens",
     "activation_patching",
     "attention_knockout",
+    "attention_patterns",
+    "head_scores",
     "logit_lens",
 ]

@@ -1,0 +1,35 @@
+"""``mi attention``: attention patterns from a shell."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, check_folders, deliver
+
+__all__ = ["attention"]
+
+
+def attention(
+    model: ModelName,
+    text: Prompt,
+    layer: Annotated[int | None, typer.Option(help="This layer only.")] = None,
+    head: Annotated[int | None, typer.Option(help="This head only; with a layer its whole pattern is shown.")] = None,
+    html: Html = None,
+    json: Json = None,
+    device: Device = "auto",
+    dtype: DType = "auto",
+) -> None:
+    """Where does each head look?
+
+    Prints, for each head, the entropy of its attention, how far back it looks, and how much to the first token, the
+    token itself and the one before. The page of --html shows every pattern.
+    """
+    check_folders(html, json)
+
+    import mi_core as mi
+    from mi_analyses.attention_patterns import attention_patterns
+
+    loaded = mi.load(model, device=device, dtype=dtype)
+    deliver(attention_patterns(loaded, text, layer=None if layer is None else [layer], head=head), html, json)

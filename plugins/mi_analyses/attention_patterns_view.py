@@ -1,0 +1,45 @@
+"""Attention patterns in a terminal and on their page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import RenderableType
+
+from mi_analyses.heat_view import Map, heat_view, spelled
+from mi_core.labelled import visible
+
+__all__ = ["page", "view"]
+
+
+def view(result: Any) -> RenderableType:
+    """The pattern itself of a single head, the summaries of several."""
+    tokens = result.provenance.tokens
+    more = f" and {len(tokens) - 1} more" if len(tokens) > 1 else ""
+    lines = [("prompt", spelled(tokens[0]) + more)]
+    single = result.pattern.shape[:2] == (1, 1)
+    maps = [Map(place(result), result.pattern.at_place("batch", 0).at_place("head", 0).at_place("layer", 0))]
+    return heat_view("attention", result.provenance, lines, maps if single else summaries(result))
+
+
+def place(result: Any) -> str:
+    """Which head it is."""
+    return f"layer {result.pattern.coords['layer'][0]}, head {result.pattern.coords['head'][0]}: query by key"
+
+
+def summaries(result: Any) -> list[Map]:
+    """The five summaries, means over rows."""
+    arrays = (result.entropy, result.distance, result.to_first, result.to_self, result.to_previous)
+    return [Map(f"{a.name} ({a.unit})" if a.unit != "probability" else a.name, a.mean("batch")) for a in arrays]
+
+
+def page(result: Any) -> Mapping[str, Any]:
+    """Each row's patterns for the drawing, and the summaries."""
+    rows = []
+    for row, tokens in enumerate(result.provenance.tokens):
+        part = result.pattern.at_place("batch", row).values[..., : len(tokens), : len(tokens)]
+        weights = [[[[round(w, 4) for w in q] for q in head] for head in layer] for layer in part.tolist()]
+        rows.append({"tokens": [visible(token) for token in tokens], "weights": weights})
+    labels = {"layers": list(result.pattern.coords["layer"]), "heads": list(result.pattern.coords["head"])}
+    return {"rows": rows, "labels": labels, "maps": summaries(result)}

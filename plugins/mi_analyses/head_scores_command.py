@@ -1,0 +1,34 @@
+"""``mi heads``: head scores from a shell."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mi_analyses.options import Device, DType, Html, Json, ModelName, check_folders, deliver
+
+__all__ = ["heads"]
+
+
+def heads(
+    model: ModelName,
+    length: Annotated[int, typer.Option(help="Tokens of a sequence, which comes twice.")] = 24,
+    sequences: Annotated[int, typer.Option(help="How many sequences.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of the sequences.")] = 0,
+    html: Html = None,
+    json: Json = None,
+    device: Device = "auto",
+    dtype: DType = "auto",
+) -> None:
+    """Which heads look at previous, duplicate or induced tokens?
+
+    Prints each head's mean attention to the token before, to the same token before, and to the one that came after it.
+    """
+    check_folders(html, json)
+
+    import mi_core as mi
+    from mi_analyses.head_scores import head_scores
+
+    loaded = mi.load(model, device=device, dtype=dtype)
+    deliver(head_scores(loaded, length=length, sequences=sequences, seed=seed), html, json)
