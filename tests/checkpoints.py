@@ -86,7 +86,8 @@ def old_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
 def final_norm(model: Any) -> Any:
     """The norm behind the last layer of a reference model."""
     names = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
-    stack = getattr(model.base_model, "decoder", model.base_model)
+    inner = (getattr(model.base_model, name, None) for name in ("decoder", "language_model"))
+    stack = next((found for found in inner if found is not None), model.base_model)
     return next(found for name in names if (found := getattr(stack, name, None)) is not None)
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "module_names",
     "only",
     "or_none",
+    "renamed",
     "stacked",
 ]
 
@@ -176,6 +177,18 @@ def fused_names(
         f"layers.*.{part}.{module}": (f"{layer}.{fused}", view) for module, view in zip(modules, views, strict=True)
     }
     return {**names, **found}
+
+
+def renamed(names: Mapping[str, Source], starts: Mapping[str, str]) -> dict[str, Source]:
+    """``names``, whose checkpoint modules start differently: each that starts with a key, with its value instead."""
+
+    def other(name: Source) -> Source:
+        if not isinstance(name, str):
+            raise TypeError(f"only whole modules are renamed, not {name!r}")
+        old = next((start for start in starts if name.startswith(start)), "")
+        return starts.get(old, "") + name.removeprefix(old)
+
+    return {ours: other(theirs) for ours, theirs in names.items()}
 
 
 def stacked(stem: str, count: int) -> Source:
