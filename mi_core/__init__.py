@@ -18,6 +18,7 @@ from mi_core import errors
 if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     from mi_core.analyses import analysis
     from mi_core.building import build, save_model
+    from mi_core.carrying import carried
     from mi_core.chat import Chat
     from mi_core.edges import Knockout, Reweight
     from mi_core.generation import Generation, GenerationInterrupted
@@ -88,6 +89,7 @@ __all__ = [
     "analysis",
     "build",
     "capture",
+    "carried",
     "errors",
     "grid",
     "insert",
@@ -112,6 +114,7 @@ HOMES = {
         "build",
         "save_model",
     ),
+    "carrying": ("carried",),
     "chat": ("Chat",),
     "edges": (
         "Knockout",
