@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import SEEDS, laid_out, random, small
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -81,6 +81,7 @@ def test_samples_have_the_probabilities_of_the_model() -> None:
     assert float((counts / counts.sum() - (logits[0] / 0.7).softmax(-1)).abs().max()) < 0.01
 
 
+@settings(max_examples=8)  # each is many runs
 @given(SOME, SEEDS, st.booleans())
 def test_a_sample_is_a_function_of_seed_row_and_position(rows: list[list[int]], seed: int, cache: bool) -> None:
     ids, mask = laid_out(rows, "right")
