@@ -43,7 +43,6 @@ class BoundEdit:
         own = own_dims(without_layer(self.intervention.selectors), self.point)
         return Scene(self.point, own, part, layout, rows, whole, self.selection)
 
-
     def step(self, layout: Layout, rows: Tensor, whole: Layout) -> Callable[[Tensor], Tensor] | None:
         """What it does in that call; None where nothing is selected in these rows."""
         scene = self.scene(layout, rows, whole)
