@@ -19,6 +19,8 @@ from mi_decoder.rope_config import rotary
 from mi_decoder.translation import blueprint, decoder, gated_mlp, heads
 from mi_decoder.windows import layer_windows
 
+__all__ = ["mi_family", "mi_family_examples", "turned_layers"]
+
 
 def turned_layers(config: Config) -> list[bool]:
     """Which layers have positions: the list says so by ones, although its name says the opposite."""

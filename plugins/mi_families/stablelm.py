@@ -17,6 +17,8 @@ from mi_decoder.examples import TINY
 from mi_decoder.rope_config import rotary
 from mi_decoder.translation import LLAMA_NAMES, Source, blueprint, decoder, gated_mlp, heads, stacked
 
+__all__ = ["mi_family", "mi_family_examples", "names_of"]
+
 
 def names_of(n_heads: int, n_kv_heads: int) -> Mapping[str, Source]:
     """Each head's norm is a module of its own in these files."""
