@@ -25,7 +25,7 @@ EMPTY = -1e30
 class WKV4:
     """``log_decay, k, v, own, gate``: the key plus ``u`` with which a token sees itself, and the write gate."""
 
-    size = 32
+    size = 16
     """Tokens in a chunk."""
 
     def step(

@@ -41,7 +41,7 @@ class WKV6:
         after = cumulative(log_decay)
         before = after - log_decay
         token = torch.arange(self.size, device=r.device)
-        edges = decayed_products(r, gated, before, after, token[:, None] > token)
+        edges = decayed_products(r, gated, before, after, token[:, None] > token, of_itself=True)
         end = after[..., -1:, :]
         added = (gated * (end - after).to(gated).exp()).mT @ v
         kept = end.to(r).exp().mT
