@@ -30,6 +30,11 @@ class Kernel(Protocol):
         """Tokens in a chunk."""
         ...
 
+    @property
+    def steps_up_to(self) -> int:
+        """Tokens for which steps are quicker than chunks."""
+        ...
+
     def step(self, inputs: Sequence[Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
         """What one token reads, and the state behind it; any leading dims."""
         ...
@@ -96,7 +101,7 @@ def recur(kernel: Kernel, inputs: Sequence[Tensor], state: Tensor, batch: Batch,
     if tap.edits(STATE):
         return written(kernel, inputs, state, tap)
     states: Tensor | None
-    if inputs[0].shape[2] <= 2 and not torch.is_grad_enabled():
+    if inputs[0].shape[2] <= kernel.steps_up_to and not torch.is_grad_enabled():
         read, states = stepwise(kernel, inputs, state)
         end = states[:, :, -1]
     else:

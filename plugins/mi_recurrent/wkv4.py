@@ -28,6 +28,9 @@ class WKV4:
     size = 16
     """Tokens in a chunk."""
 
+    steps_up_to = 512
+    """Tokens for which steps are quicker: a step is cheap here, pairs of tokens are not."""
+
     def step(
         self, inputs: Sequence[Tensor], state: Float[Tensor, "*lead 3 d_head"]
     ) -> tuple[Float[Tensor, "*lead d_head"], Float[Tensor, "*lead 3 d_head"]]:

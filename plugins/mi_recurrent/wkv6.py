@@ -25,6 +25,9 @@ class WKV6:
     size = 16
     """Tokens in a chunk: few, so that a strong decay stays within float32."""
 
+    steps_up_to = 2
+    """Tokens for which steps are quicker."""
+
     def step(
         self, inputs: Sequence[Tensor], state: Float[Tensor, "*lead d_key d_value"]
     ) -> tuple[Float[Tensor, "*lead d_value"], Float[Tensor, "*lead d_key d_value"]]:

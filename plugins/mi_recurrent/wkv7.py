@@ -26,6 +26,9 @@ class WKV7:
     size = 32
     """Tokens in a chunk."""
 
+    steps_up_to = 2
+    """Tokens for which steps are quicker."""
+
     def step(
         self, inputs: Sequence[Tensor], state: Float[Tensor, "*lead d_key d_value"]
     ) -> tuple[Float[Tensor, "*lead d_value"], Float[Tensor, "*lead d_key d_value"]]:
