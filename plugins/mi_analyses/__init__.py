@@ -6,6 +6,7 @@ Importing one imports the core and nothing heavy beside it; views and commands a
 from mi_analyses.activation_patching import ActivationPatching, activation_patching
 from mi_analyses.attention_knockout import AttentionKnockout, attention_knockout
 from mi_analyses.attention_patterns import AttentionPatterns, attention_patterns
+from mi_analyses.direct_logit_attribution import DirectLogitAttribution, direct_logit_attribution
 from mi_analyses.head_scores import HeadScores, head_scores
 from mi_analyses.logit_lens import LogitLens, logit_lens
 
@@ -13,11 +14,13 @@ __all__ = [
     "ActivationPatching",
     "AttentionKnockout",
     "AttentionPatterns",
+    "DirectLogitAttribution",
     "HeadScores",
     "LogitLens",
     "activation_patching",
     "attention_knockout",
     "attention_patterns",
+    "direct_logit_attribution",
     "head_scores",
     "logit_lens",
 ]
