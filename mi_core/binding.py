@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Int
@@ -96,18 +96,22 @@ class Binding:
 
     def kernel(self, layer: int) -> str:
         """How a layer runs: fused, or the sites that ask for explicit arithmetic."""
-        prefix = f"blocks.{layer}."
-        looked_at = [
-            name.removeprefix(prefix)
-            for name in (*self.steps, *self.after, *self.before)
-            if name.startswith(prefix)
-            and self.points.by_name[name].site.replaces_kernel
+        if looked_at := self.looked_at.get(layer):
+            return f"explicit ({', '.join(looked_at)})"
+        cut = any(self.points.by_name[name].layer == layer for name in self.cuts)
+        return "fused, with cut edges" if cut else "fused"
+
+    @cached_property
+    def looked_at(self) -> dict[int, list[str]]:
+        """The sites, by layer, that ask for explicit arithmetic."""
+        found: dict[int, list[str]] = {}
+        for name in dict.fromkeys((*self.steps, *self.after, *self.before)):
+            point = self.points.by_name[name]
             # the norms' sites are computed beside the path unless they are written
-            and (name in self.steps or ("hook_scale" not in name and "hook_normalized" not in name))
-        ]
-        if looked_at:
-            return f"explicit ({', '.join(dict.fromkeys(looked_at))})"
-        return "fused, with cut edges" if any(name.startswith(prefix) for name in self.cuts) else "fused"
+            beside = name not in self.steps and point.site.name.endswith(("hook_scale", "hook_normalized"))
+            if point.layer is not None and point.site.replaces_kernel and not beside:
+                found.setdefault(point.layer, []).append(name.removeprefix(f"blocks.{point.layer}."))
+        return found
 
     @property
     def needs_all_rows(self) -> bool:

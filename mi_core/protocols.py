@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -142,6 +143,11 @@ class Site:
     """It needs every position of its rows: whoever looks at it runs them from the first."""
     carries: bool = False
     """A write at a position changes what arrives at later ones: the state of a recurrence."""
+
+    @cached_property
+    def fixed(self) -> tuple[tuple[int, int], ...]:
+        """Each axis whose size the model fixes, and that size."""
+        return tuple((axis, self.sizes[dim]) for axis, dim in enumerate(self.dims) if dim in self.sizes)
 
 
 @dataclass(frozen=True)

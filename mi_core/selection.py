@@ -155,7 +155,7 @@ class Selection:
 
     def read(self, value: Tensor) -> Tensor:
         """The selected entries; dims selected by an int are dropped."""
-        return self.squeezed(self.gather(value)[0])
+        return self.squeezed(self.gather(value)[0]) if self.choices else value
 
     def squeezed(self, taken: Tensor) -> Tensor:
         """Gathered entries without the dims that were selected by an int."""

@@ -106,16 +106,17 @@ class PointActions:
         return value if self.pads is None else torch.where(self.pads.to(value.device), original, value)
 
     def _check(self, value: Tensor) -> None:
-        site = self.point.site
-        seen = list(value.shape)
-        if len(seen) == len(site.dims) and all(
-            site.sizes.get(dim, size) == size for dim, size in zip(site.dims, seen, strict=True)
-        ):
-            return
+        site, seen = self.point.site, value.shape
+        if len(seen) == len(site.dims):
+            for axis, size in site.fixed:
+                if seen[axis] != size:
+                    break
+            else:
+                return
         declared = {dim: site.sizes.get(dim, "any") for dim in site.dims}
         raise HookContractBroken(
-            f"{self.point.name!r} fired with the shape {seen}, but is declared as {declared}. The backend's sites() "
-            "and its tap disagree.",
+            f"{self.point.name!r} fired with the shape {list(seen)}, but is declared as {declared}. The backend's "
+            "sites() and its tap disagree.",
             point=self.point.name,
             shape=tuple(seen),
         )

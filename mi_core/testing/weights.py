@@ -39,8 +39,8 @@ def into_heads(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def out_of_heads(x: Tensor, weight: Tensor) -> Tensor:
-    """``[... head d_head] [head d_head d_model]``."""
-    return torch.einsum("bphd,hdm->bpm", x, weight)
+    """``[... head d_head] [head d_head d_model]``; a mixer without heads has ``[... d_in] [d_in d_model]``."""
+    return torch.einsum("bphd,hdm->bpm", x, weight) if weight.ndim == 3 else x @ weight
 
 
 def gain(x: Tensor, weight: Tensor) -> Tensor:
