@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, ClassVar, Self
 
 from torch import Tensor
@@ -112,6 +113,8 @@ def brief(value: object) -> str:
     """A value in a few characters: tensors by shape."""
     if isinstance(value, Tensor):
         return f"<{str(value.dtype).removeprefix('torch.')} {list(value.shape)}>"
+    if isinstance(value, FunctionType):
+        return f"<function {value.__qualname__}>"
     if isinstance(value, slice):
         parts = [value.start, value.stop, *([] if value.step in (None, 1) else [value.step])]
         return f"slice({', '.join(map(repr, parts))})"
