@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import LAYOUTS, ROWS, SEEDS, close, laid_out, random, small
 
@@ -39,9 +39,12 @@ EVERYWHERE = [
     mi.intervene("hook_logits", mi.Add(1.0).at(d_vocab=3)),
 ]
 UNDER = [mi.HookSpec(), mi.intervene(MLP.format(1), mi.Scale(0.3).at(pos=0)), mi.intervene(Z.format(0), mi.Zero())]
+FEW = settings(max_examples=min(25, settings.default.max_examples if settings.default else 25))
+"""One example is a dozen runs here."""
 ANY_ROWS = ROWS.filter(lambda rows: len(rows) > 1)
 
 
+@FEW
 @given(ANY_ROWS, LAYOUTS, SEEDS, st.integers(0, 1), st.sampled_from([0, -1]), st.sampled_from(UNDER))
 def test_a_sweep_is_the_loop_of_full_runs(
     rows: list[list[int]], layout: str, seed: int, layer: int, pos: int, under: mi.HookSpec
@@ -61,6 +64,7 @@ def losses(run: mi.Run) -> torch.Tensor:
     return run.token_losses.sum(1) / (run.mask.sum(1) - 1).clamp(min=1)
 
 
+@FEW
 @given(ANY_ROWS, LAYOUTS, SEEDS, st.integers(0, 1), st.sampled_from([0, -1]), st.sampled_from(UNDER))
 def test_a_resumed_run_is_the_full_run(
     rows: list[list[int]], layout: str, seed: int, layer: int, pos: int, under: mi.HookSpec
