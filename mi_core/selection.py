@@ -141,6 +141,9 @@ class Selection:
         """The selected entries with every dim kept, and which of them are present (None: all)."""
         if not self.choices:
             return value, None
+        if self.empty:
+            # the rows of this call are none of those that are selected, and may be shorter
+            return value.new_zeros(self.sizes(value.shape)), None
         if not any(choice.per_row for choice in self.choices.values()):
             for axis, dim in enumerate(self.dims):
                 if dim in self.choices:
@@ -181,9 +184,10 @@ def select(
     """Resolve selectors at a point for the rows of a call; refuses what the site does not have."""
     site = point.site
     choices: dict[str, Choice] = {}
-    for dim, selector in own_dims(selectors, point).items():
+    # rows first: positions must exist in those that are selected
+    for dim, selector in sorted(own_dims(selectors, point).items(), key=lambda item: item[0] != "batch"):
         if dim in POSITION_DIMS:
-            choices[dim] = choose_positions(dim, selector, layout, texts, point.name)
+            choices[dim] = choose_positions(dim, selector, layout, texts, point.name, choices.get("batch"))
             continue
         if isinstance(selector, TextPosition):
             raise SelectorError(f"{selector!r} is a position; {dim!r} of {point.name!r} is not one.", dim=dim)
@@ -233,14 +237,19 @@ def accepted(dim: str, selector: Selector, point: Point) -> str:
     raise SelectorError(f"{point.name!r} has no dim {dim!r}; it has {', '.join(site.dims)}.", dim=dim, dims=site.dims)
 
 
-def choose_positions(dim: str, selector: Selector, layout: Layout, texts: Sequence[RowText], where: str) -> Choice:
-    """The positions that a selector stands for in each row."""
+def choose_positions(
+    dim: str, selector: Selector, layout: Layout, texts: Sequence[RowText], where: str, batch: Choice | None = None
+) -> Choice:
+    """The positions that a selector stands for in each row, of those that ``batch`` selects."""
+    reached = set(range(len(layout.ids)) if batch is None else batch.index.tolist())
     rows: list[list[int]] = []
     prompt = None if layout.prompt is None else layout.prompt.tolist()
     if prompt and isinstance(selector, Mask):
         chosen(selector, max(prompt), dim=dim, where=where)
     for row, count in enumerate(layout.counts(dim).tolist()):
-        if prompt is not None:
+        if row not in reached:
+            rows.append([])
+        elif prompt is not None:
             label = f"row {row} at {where!r}"
             rows.append(anchored(selector, prompt[row], count, texts[row], row, dim=dim, where=label))
         elif isinstance(selector, TextPosition):
@@ -258,8 +267,9 @@ def choose_positions(dim: str, selector: Selector, layout: Layout, texts: Sequen
     if any(len(set(row)) != len(row) for row in rows):
         raise SelectorError(f"{dim}={selector!r} selects a position twice at {where!r}.", dim=dim)
     drop = isinstance(selector, int) and width > 0
-    if all(row == rows[0] for row in rows):
-        return Choice(as_index(rows[0], CPU), drop=drop)
+    kept = [rows[row] for row in sorted(reached)]
+    if all(row == kept[0] for row in kept):
+        return Choice(as_index(kept[0], CPU), drop=drop)
     index = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     present = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
     return Choice(index, None if bool(present.all()) else present, drop)

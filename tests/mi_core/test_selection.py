@@ -169,3 +169,17 @@ def test_layers_are_selected_like_other_dims() -> None:
         run = small().run([[1, 2]], mi.capture(every).at(layer=layer))
         assert run.layers("hook_resid_post") == wanted
         assert run.receipt.asked[every] == tuple(run)
+
+
+def test_positions_are_those_of_the_rows_that_are_selected() -> None:
+    ids, mask = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([[1, 1, 1], [1, 0, 0]])
+    point = "blocks.1.hook_resid_post"
+    whole = small().run(ids, mi.capture(point), attention_mask=mask)[point]
+    short = small().run(ids, mi.capture(point).at(batch=1, pos=slice(0, None)), attention_mask=mask)[point]
+    close(short, whole[1, :1])
+    long = small().run(ids, mi.capture(point).at(batch=[0], pos=2), attention_mask=mask)[point]
+    close(long, whole[:1, 2])
+    with pytest.raises(SelectorError, match="row 1"):
+        small().run(ids, mi.capture(point).at(batch=1, pos=2), attention_mask=mask)
+    edit = mi.intervene(point, mi.Zero().at(batch=0, pos=2))
+    assert not small().run(ids, edit + mi.capture(point), attention_mask=mask)[point][0, 2].any()
