@@ -12,6 +12,7 @@ ln_final=RMSNorm(),
 backend = model.build()
 """
 
+from mi_decoder.alibi import Alibi
 from mi_decoder.attention import Attention
 from mi_decoder.decoder import Decoder, DecoderBackend
 from mi_decoder.gains import Gain, NoGain, OnePlusGain, WideGain
@@ -25,6 +26,7 @@ from mi_decoder.rotary import Rotary
 
 __all__ = [
     "MLP",
+    "Alibi",
     "Attention",
     "Decoder",
     "DecoderBackend",

@@ -15,6 +15,7 @@ from mi_core.blueprint import empty
 from mi_core.errors import MemoryMismatch
 from mi_core.protocols import Batch, Memory, Site, Tap
 from mi_core.vocabulary import site
+from mi_decoder.alibi import Alibi
 from mi_decoder.head_norms import HeadNorm, head_normed
 from mi_decoder.kernels import causal_is_enough, explicit, fused, masked, open_edges
 from mi_decoder.memory import KeyValues, per_head
@@ -33,7 +34,7 @@ class Attention:
     n_heads: int
     n_kv_heads: int
     d_head: int
-    positions: Rotary | None = None
+    positions: Rotary | Alibi | None = None
     bias: bool = False
     """Whether queries, keys and values have biases."""
     out_bias: bool = False
@@ -60,7 +61,8 @@ class AttentionModule(nn.Module):
         self.d_model = d_model
         self.n_heads, self.d_head = spec.n_heads, spec.d_head
         self.scale = spec.d_head**-0.5 if spec.scale is None else spec.scale
-        self.positions = spec.positions
+        self.rotary = spec.positions if isinstance(spec.positions, Rotary) else None
+        self.alibi = spec.positions if isinstance(spec.positions, Alibi) else None
         # equal values share one table; a string is hashed faster than nested dataclasses
         self.table_key = repr(spec.positions)
         for name, heads in (("q", spec.n_heads), ("k", spec.n_kv_heads), ("v", spec.n_kv_heads)):
@@ -91,7 +93,7 @@ class AttentionModule(nn.Module):
         if q_norm is not None and k_norm is not None:
             q = tap("attn.hook_q_normed", head_normed(q_norm, q))
             k = tap("attn.hook_k_normed", head_normed(k_norm, k))
-        rotary = self.positions
+        rotary = self.rotary
         if rotary is not None:
             table = batch.once((self.table_key, x.dtype, x.device), lambda: rotary.table(batch, x.dtype))
             own_turn = table if batch.keep is None else (batch.kept(table[0]), batch.kept(table[1]))
@@ -119,18 +121,27 @@ class AttentionModule(nn.Module):
         memory: Memory | None,
     ) -> tuple[Float[Tensor, "batch head query_pos d_head"], KeyValues | None]:
         """The mixed values, and what is remembered."""
-        regime = None if self.positions is None else self.positions.scaling.regime(batch.total)
+        regime = None if self.rotary is None else self.rotary.scaling.regime(batch.total)
         if memory is not None:
             k, v = self.recall(memory, regime).extend(batch, k, v)
         continued, cut, window, softcap = memory is not None, tap.cut_edges(), self.spec.window, self.spec.softcap
+        bias = None if self.alibi is None else self.biases(self.alibi, batch, k)
         if softcap is not None or tap.wants("attn.hook_attn_scores", "attn.hook_pattern"):
-            z = explicit(q, k, v, self.scale, open_edges(batch, continued, cut, window), tap, softcap)
-        elif cut is None and causal_is_enough(batch, continued, window):
+            z = explicit(q, k, v, self.scale, open_edges(batch, continued, cut, window), tap, softcap, bias)
+        elif cut is None and bias is None and causal_is_enough(batch, continued, window):
             z = fused(q, k, v, self.scale)
         else:
-            z = masked(q, k, v, self.scale, open_edges(batch, continued, cut, window))
+            z = masked(q, k, v, self.scale, open_edges(batch, continued, cut, window), bias)
         remembered = None if batch.record is None else KeyValues(k, v, batch.start + batch.length, regime)
         return z, remembered
+
+    def biases(
+        self, alibi: Alibi, batch: Batch, k: Float[Tensor, "batch _ key_pos d_head"]
+    ) -> Float[Tensor, "_ head _ key_pos"]:
+        """What positions add to scores; made once for all layers that add the same."""
+        key = (self.table_key, k.shape[2], k.dtype, k.device, batch.keep is None)
+        made: Tensor = batch.once(key, lambda: alibi.bias(batch, k.shape[2], k.dtype))
+        return made
 
     def recall(self, memory: Memory, regime: Tensor | None) -> KeyValues:
         """The memory of this layer, if its keys were turned by the frequencies that hold now."""
@@ -138,7 +149,7 @@ class AttentionModule(nn.Module):
             raise MemoryMismatch(f"attention goes on from keys and values, got {type(memory).__name__}", memory=memory)
         if regime is not None and (memory.regime is None or not torch.equal(memory.regime, regime)):
             raise MemoryMismatch(
-                f"the rotary scaling {self.positions!r} depends on the length of the whole row, and this row is in "
+                f"the rotary scaling {self.rotary!r} depends on the length of the whole row, and this row is in "
                 "another regime than its memory: run it from its first token",
                 memory=memory,
             )
@@ -170,7 +181,7 @@ class AttentionModule(nn.Module):
             site("attn.hook_k", None, **per_key),
             site("attn.hook_v", None, **per_key),
             *(normed if spec.qk_norm is not None else ()),
-            *(turned if spec.positions is not None else ()),
+            *(turned if self.rotary is not None else ()),
             site("attn.hook_k_per_head", None, **per_query),
             site("attn.hook_v_per_head", None, **per_query),
             site("attn.hook_attn_scores", head=spec.n_heads),

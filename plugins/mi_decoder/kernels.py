@@ -84,14 +84,17 @@ def masked(
     v: Float[Tensor, "batch _ key_pos d_value"],
     scale: float,
     edges: Bool[Tensor, "_ _ query_pos key_pos"],
+    bias: Float[Tensor, "_ _ _ key_pos"] | None = None,
 ) -> Float[Tensor, "batch head query_pos d_value"]:
-    """The mixed values over the open edges, still in one kernel."""
+    """The mixed values over the open edges, still in one kernel; ``bias`` is added to scores."""
     if q.is_cuda:  # with a mask, CUDA's fast kernels take no groups
         k, v = per_head(k, q.shape[1]), per_head(v, q.shape[1])
     # kernels differ on a query without keys: it gets all keys here, and its output is taken away
     blocked = ~edges.any(-1, keepdim=True)
     grouped = k.shape[1] != q.shape[1]
-    z = scaled_dot_product_attention(q, k, v, attn_mask=edges | blocked, scale=scale, enable_gqa=grouped)
+    mask = edges | blocked
+    mask = mask if bias is None else torch.where(mask, bias, -math.inf)
+    z = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
     return z.masked_fill(blocked, 0.0)
 
 
@@ -103,14 +106,17 @@ def explicit(
     edges: Bool[Tensor, "_ _ query_pos key_pos"],
     tap: Tap,
     softcap: float | None = None,
+    bias: Float[Tensor, "_ _ _ key_pos"] | None = None,
 ) -> Float[Tensor, "batch head query_pos d_value"]:
-    """The mixed values, with scores and pattern offered on the way; scores are squeezed below ``softcap``.
+    """The mixed values, with scores and pattern offered on the way; scores are biased and squeezed below ``softcap``.
 
     Source: transformers 5.24, modeling_llama.py and modeling_gemma2.py, eager_attention_forward: scores in the model's
     dtype, cap before mask, softmax in float32, pattern in the model's dtype.
     """
     k, v = per_head(k, q.shape[1]), per_head(v, q.shape[1])
     scores = torch.matmul(q, k.transpose(2, 3)).mul_(scale)
+    if bias is not None:
+        scores = scores.add_(bias)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = tap("attn.hook_attn_scores", scores.masked_fill_(~edges, -math.inf))
