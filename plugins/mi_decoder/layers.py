@@ -104,7 +104,7 @@ class SequentialBlock(DecoderBlock):
         if out.shape[1] != resid.shape[1]:
             resid = batch.kept(resid)
         resid = tap("hook_resid_mid", resid + out)
-        out = parts["channel"].transform(resid if ln2 is None else ln2.normalise(resid, tap), tap)
+        out = parts["channel"].transform(resid if ln2 is None else ln2.normalise(resid, tap), batch, tap)
         out = out if ln2_post is None else ln2_post.normalise(out, tap)
         out = tap("hook_mlp_out", out if multiplier == 1.0 else out * multiplier)
         return Stream(resid + out, stream.side), memory
@@ -124,5 +124,5 @@ class ParallelBlock(DecoderBlock):
         normed = resid if ln1 is None else ln1.normalise(resid, tap)
         mixed, memory = parts["mixer"].mix(normed, batch, tap, memory)
         mixed = tap("hook_attn_out", mixed)
-        out = tap("hook_mlp_out", parts["channel"].transform(normed if ln2 is None else ln2.normalise(resid, tap), tap))
-        return Stream(resid + mixed + out, stream.side), memory
+        out = parts["channel"].transform(normed if ln2 is None else ln2.normalise(resid, tap), batch, tap)
+        return Stream(resid + mixed + tap("hook_mlp_out", out), stream.side), memory

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, silu
 
 from mi_core.blueprint import empty
-from mi_core.protocols import Site, Tap
+from mi_core.protocols import Batch, Site, Tap
 from mi_core.vocabulary import site
 
 __all__ = ["MLP", "GatedMLP", "GatedMLPModule", "MLPModule"]
@@ -65,7 +65,9 @@ class GatedMLPModule(nn.Module):
             self.register_parameter(f"{name}_weight", empty(rows, columns))
             self.register_parameter(f"{name}_bias", empty(rows) if spec.bias else None)
 
-    def transform(self, x: Float[Tensor, "batch pos d_model"], tap: Tap) -> Float[Tensor, "batch pos d_model"]:
+    def transform(
+        self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap
+    ) -> Float[Tensor, "batch pos d_model"]:
         """The output of the MLP, its bias included."""
         own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
         x = tap("mlp.hook_in", x)
@@ -107,7 +109,9 @@ class MLPModule(nn.Module):
             self.register_parameter(f"{name}_weight", empty(rows, columns))
             self.register_parameter(f"{name}_bias", empty(rows) if spec.bias else None)
 
-    def transform(self, x: Float[Tensor, "batch pos d_model"], tap: Tap) -> Float[Tensor, "batch pos d_model"]:
+    def transform(
+        self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap
+    ) -> Float[Tensor, "batch pos d_model"]:
         """The output of the MLP, its bias included."""
         own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
         x = tap("mlp.hook_in", x)

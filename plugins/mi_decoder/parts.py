@@ -54,8 +54,10 @@ class MixerModule(Part, Protocol):
 class ChannelModule(Part, Protocol):
     """Whatever transforms each position on its own."""
 
-    def transform(self, x: Float[Tensor, "batch pos d_model"], tap: Tap) -> Float[Tensor, "batch pos d_model"]:
-        """Its own output, before any post-norm."""
+    def transform(
+        self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Its own output, before any post-norm; ``x`` holds the kept columns where ``batch.keep`` names some."""
         ...
 
 

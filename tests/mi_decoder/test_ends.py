@@ -90,7 +90,10 @@ def test_logits_are_biased_scaled_and_capped_in_this_order() -> None:
 def test_a_plain_mlp_is_two_products_around_an_activation(bias: bool) -> None:
     module, tap = filled(MLP(12, ACTIVATIONS["relu2"], bias=bias).build(8)), Seeing()
     x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1))
-    out, weights = module.transform(x, tap), module.weights()
+    out, weights = (
+        module.transform(x, batch_of(torch.zeros(2, 3, dtype=torch.long), [0, 0], [3, 3]), tap),
+        module.weights(),
+    )
     assert set(weights) == {"mlp.W_in", "mlp.W_out"} | ({"mlp.b_in", "mlp.b_out"} if bias else set())
     pre = x @ weights["mlp.W_in"] + weights.get("mlp.b_in", 0.0)
     torch.testing.assert_close(tap.seen["mlp.hook_pre"], pre)

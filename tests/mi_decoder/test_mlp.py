@@ -10,10 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, silu
 from transformers.activations import ACT2FN
 
+from mi_core.protocols import Batch
 from mi_core.taps import IDLE, IdleTap
 from mi_decoder import GatedMLP
 from mi_decoder.activations import ACTIVATIONS
 from mi_decoder.mlp import GatedMLPModule
+
+
+BATCH = Batch(*(torch.zeros(shape, dtype=torch.long) for shape in ((2, 3), (2,), (2,), (2,), (2, 3))))
 
 
 def module_of(activation: Callable[[Tensor], Tensor]) -> GatedMLPModule:
@@ -38,7 +42,7 @@ def test_no_offered_tensor_is_changed_and_gradients_flow(activation: Callable[[T
     module, tap = module_of(activation), Keeping()
     x = torch.randn(2, 3, 4, requires_grad=grad)
     with torch.set_grad_enabled(grad):
-        out = module.transform(x, tap)
+        out = module.transform(x, BATCH, tap)
     assert all(torch.equal(value, before) for value, before in tap.kept.values())
     gate = activation(linear(x, module.gate_weight, module.gate_bias))
     wanted = linear(gate * linear(x, module.in_weight, module.in_bias), module.out_weight, module.out_bias)
@@ -53,4 +57,4 @@ def test_no_offered_tensor_is_changed_and_gradients_flow(activation: Callable[[T
 def test_activations_are_the_reference_s(name: str) -> None:
     x = torch.linspace(-6, 6, 101)
     torch.testing.assert_close(ACTIVATIONS[name](x), ACT2FN[name](x), atol=1e-6, rtol=0)
-    assert module_of(ACTIVATIONS[name]).transform(x[:4].expand(1, 2, 4), IDLE).shape == (1, 2, 4)
+    assert module_of(ACTIVATIONS[name]).transform(x[:4].expand(1, 2, 4), BATCH, IDLE).shape == (1, 2, 4)
