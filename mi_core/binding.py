@@ -79,8 +79,7 @@ class Binding:
     @property
     def asked(self) -> list[str]:
         """Every point at which something acts, in firing order."""
-        names = {*self.steps, *self.cuts, *self.after, *self.before}
-        return [point.name for point in self.points if point.name in names]
+        return self.points.in_order({*self.steps, *self.cuts, *self.after, *self.before})
 
     @property
     def last_layer(self) -> int:
@@ -150,9 +149,8 @@ def matched(binding: Binding, patterns: tuple[str, ...], selectors: Mapping[str,
         kept = [point for point in found if point.layer in layers]
     names = {point.name for point in kept}
     for pattern in patterns:
-        stands_for = names & {point.name for point in points.match(pattern)}
-        stands_for.update(binding.spellings.get(pattern, ()))
-        binding.spellings[pattern] = tuple(name for name in points.by_name if name in stands_for)
+        stands_for = names & points.names_of(pattern)
+        binding.spellings[pattern] = tuple(points.in_order(stands_for.union(binding.spellings.get(pattern, ()))))
     if not kept:
         there = sorted({point.layer for point in found if point.layer is not None})
         raise SelectorError(

@@ -15,7 +15,7 @@ from mi_core.fingerprint import fingerprint
 from mi_core.fitting import fit
 from mi_core.scene import Scene
 from mi_core.selectors import Selector, merged
-from mi_core.sources import Source
+from mi_core.sources import is_source
 from mi_core.subspaces import orthonormal
 
 __all__ = ["Intervention", "brief"]
@@ -80,7 +80,7 @@ class Intervention:
         for name in (*self.fitted, *self.sources):
             value = getattr(self, name)
             numeric = name in self.fitted and isinstance(value, int | float | Tensor)
-            if not numeric and not isinstance(value, Source):
+            if not numeric and not is_source(value):
                 kinds = "a number, a tensor or a run" if name in self.fitted else "a run"
                 raise ValueMismatch(
                     f"{type(self).__name__}: {name} is {brief(value)} ({type(value).__name__}); it must be {kinds}.",

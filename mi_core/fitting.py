@@ -16,7 +16,7 @@ from torch import Tensor
 from mi_core.errors import ValueMismatch
 from mi_core.layout import POSITION_DIMS
 from mi_core.scene import Scene
-from mi_core.sources import Source, Value
+from mi_core.sources import Source, Value, is_source
 
 __all__ = ["aligned", "fit", "from_rows"]
 
@@ -30,7 +30,7 @@ def fit(value: Value, x: Tensor, scene: Scene, *, dims: tuple[str, ...] | None =
     if isinstance(value, Tensor):
         moved: Tensor = value.to(dtype=x.dtype, device=x.device)
         return moved if value.ndim == 0 else fit_tensor(moved, x, scene, dims, what)
-    if isinstance(value, Source):
+    if is_source(value):
         return from_source(value, x, scene).to(dtype=x.dtype, device=x.device)
     return torch.tensor(value, dtype=x.dtype, device=x.device)
 

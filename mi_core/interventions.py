@@ -19,7 +19,7 @@ from mi_core.fitting import aligned, fit, from_rows
 from mi_core.noise import normal_like, picked_rows
 from mi_core.scene import Scene, real_entries
 from mi_core.selectors import Selector
-from mi_core.sources import Source, Value
+from mi_core.sources import Value, is_source
 from mi_core.subspaces import component, orthonormal, unit, wide
 
 __all__ = [
@@ -132,7 +132,7 @@ class Mean(Intervention):
 
     def check_kinds(self) -> None:
         """Refuse a source that is no run."""
-        if self.source is not None and not isinstance(self.source, Source):
+        if self.source is not None and not is_source(self.source):
             raise ValueMismatch(f"Mean: source is {brief(self.source)}; it must be a run, or None.", value=self.source)
 
     def __post_init__(self) -> None:

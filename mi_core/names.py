@@ -10,8 +10,9 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mi_core.errors import UnknownPoint
 from mi_core.protocols import ModelShape, Site
@@ -65,6 +66,7 @@ class Points:
         self.shape = shape
         self.sites = tuple(sites)
         self.by_name: dict[str, Point] = {}
+        self._found: dict[str, frozenset[str]] = {}
         for point in self._in_order():
             self.by_name[point.name] = point
 
@@ -84,10 +86,26 @@ class Points:
     def __len__(self) -> int:
         return len(self.by_name)
 
+    @cached_property
+    def place(self) -> Mapping[str, int]:
+        """Where each point stands in firing order."""
+        return {name: place for place, name in enumerate(self.by_name)}
+
+    @cached_property
+    def first_in_layers(self) -> int:
+        """The place of the first point that is in a layer; -1 where there is none."""
+        return next((place for place, point in enumerate(self) if point.layer is not None), -1)
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Names of points in firing order."""
+        return sorted(names, key=self.place.__getitem__)
+
     def extended(self, extra: Iterable[Point]) -> Points:
         """These points and some more (those of inserts), each behind the point that its name starts with."""
-        more = Points((), self.shape, self.model)
         extra = list(extra)
+        if not extra:
+            return self
+        more = Points((), self.shape, self.model)
         for name, point in self.by_name.items():
             more.by_name[name] = point
             for other in extra:
@@ -100,9 +118,7 @@ class Points:
 
     def embedding(self, point: Point) -> bool:
         """Whether a point comes before the layers."""
-        first = next((other for other in self if other.layer is not None), None)
-        names = list(self.by_name)
-        return point.layer is None and first is not None and names.index(point.name) < names.index(first.name)
+        return point.layer is None and self.place[point.name] < self.first_in_layers
 
     def find(self, name: str) -> Point:
         """The one point of this name, in any accepted spelling."""
@@ -113,10 +129,17 @@ class Points:
 
     def match(self, patterns: str | Iterable[str]) -> list[Point]:
         """The points that a pattern, or a list of patterns, stands for, in firing order."""
-        wanted: set[str] = set()
+        wanted = frozenset[str]()
         for pattern in (patterns,) if isinstance(patterns, str) else tuple(patterns):
-            wanted |= self._match_one(pattern)
-        return [point for name, point in self.by_name.items() if name in wanted]
+            wanted |= self.names_of(pattern)
+        return [self.by_name[name] for name in self.in_order(wanted)]
+
+    def names_of(self, pattern: str) -> frozenset[str]:
+        """The names that one pattern stands for; looked up once."""
+        found = self._found.get(pattern)
+        if found is None:
+            found = self._found[pattern] = frozenset(self._match_one(pattern))
+        return found
 
     def _match_one(self, pattern: str) -> set[str]:
         if pattern == "*":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from jaxtyping import Int
 from torch import Tensor
@@ -15,7 +15,7 @@ from mi_core.names import Point
 from mi_core.selection import own_dims
 from mi_core.selectors import Selector
 
-__all__ = ["Recorded", "Source", "Value"]
+__all__ = ["Recorded", "Source", "Value", "is_source"]
 
 
 @runtime_checkable
@@ -27,6 +27,22 @@ class Source(Protocol):
     ) -> tuple[Tensor, Mapping[str, Int[Tensor, "batch"]]]:
         """The selected entries, left-aligned with every dim kept, and each row's real ones along position dims."""
         ...
+
+
+def is_source(value: object) -> TypeGuard[Source]:
+    """Whether a value is a source; a protocol's own check is slow, so each type is asked once.
+
+    >>> is_source(1.0)
+    False
+    """
+    kind = type(value)
+    if kind not in GIVES_VALUES:
+        GIVES_VALUES[kind] = isinstance(value, Source)
+    return GIVES_VALUES[kind]
+
+
+GIVES_VALUES: dict[type, bool] = {}
+"""Whether values of a type are sources."""
 
 
 Value: TypeAlias = Any

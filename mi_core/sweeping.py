@@ -18,7 +18,7 @@ from mi_core.labelled import Label, Labelled
 from mi_core.metrics import Function, Metric, as_metric
 from mi_core.packing import Pack, Variant
 from mi_core.resuming import behind, under
-from mi_core.sources import Source
+from mi_core.sources import is_source
 from mi_core.spec import HookSpec, capture
 from mi_core.sweep_store import Store
 from mi_core.taps import Record
@@ -170,7 +170,7 @@ def cells_of(
 
 def source_of(model: Model, grid: Grid, attention_mask: Any, position_ids: Any) -> Any:
     """The run that a grid takes values from; an input is run once, capturing what the cells need."""
-    if grid.source is None or isinstance(grid.source, Source):
+    if grid.source is None or is_source(grid.source):
         return grid.source
     given = grid.source
     as_ids = not isinstance(given, str) and hasattr(given, "shape")
