@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mi_core.errors import MissingActivation, ValueMismatch
+from mi_core.metrics import Metric
 
 if TYPE_CHECKING:
     from mi_core.captured import Captured
@@ -20,20 +21,26 @@ if TYPE_CHECKING:
 __all__ = ["gradients", "pulled_back"]
 
 
-def gradients(run: Run, metric: Callable[[Tensor], Tensor], points: str | Sequence[str]) -> dict[str, Tensor]:
+def gradients(run: Run, metric: Metric | Callable[[Tensor], Tensor], points: str | Sequence[str]) -> dict[str, Tensor]:
     """See :meth:`Run.grad`: point -> gradient, in the shape of ``run[point]``.
 
     Raises:
         MissingActivation: a point was not captured, or the run has no graph.
-        ValueMismatch: the metric returned something else than ``[batch]`` or a scalar.
+        ValueMismatch: the metric returned something else than ``[batch]`` or a scalar, or has no gradient.
     """
     logits = run.last_logits.float()
-    result = metric(logits)
+    result = metric.of(run) if isinstance(metric, Metric) else metric(logits)
     if not isinstance(result, Tensor) or result.shape not in ((), (len(logits),)):
         seen = list(result.shape) if isinstance(result, Tensor) else repr(result)
         raise ValueMismatch(
             f"the metric returned {seen} for logits {list(logits.shape)}; it must return [batch] (here "
             f"[{len(logits)}]) or a scalar."
+        )
+    if logits.requires_grad and not result.requires_grad:
+        name = metric.name if isinstance(metric, Metric) else getattr(metric, "__name__", "metric")
+        raise ValueMismatch(
+            f"the metric {name!r} has no gradient: it counts, or leaves the graph. Differentiate a logit, "
+            "a probability or a loss."
         )
     return differentiated(run, [result.sum()], [None], points)
 

@@ -51,6 +51,18 @@ class Metric:
             return self
         return replace(self, function=self.prepare(model, batch), prepare=None)
 
+    def of(self, run: Run) -> Float[Tensor, "batch"]:
+        """The numbers of a run whose answers are looked up; under gradients, part of its graph.
+
+        Raises:
+            MissingActivation: the run kept fewer logits than the metric needs, or did not capture what it reads.
+        """
+        if self.pos != -1:
+            run._need_all_logits(f"the metric {self.name!r}")
+        logits = run.last_logits if self.pos == -1 else run._logits
+        assert logits is not None
+        return self.measure(logits, run._layout, {name: run._find(name, run._captured).value for name in self.reads})
+
     def measure(self, logits: Tensor, layout: Layout, activations: Mapping[str, Tensor]) -> Float[Tensor, "batch"]:
         """The numbers of one variant, float32; refuses a function that returns something else.
 

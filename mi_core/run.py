@@ -28,6 +28,7 @@ from mi_core.trunk import Trunk
 
 if TYPE_CHECKING:  # compared only when somebody asks
     from mi_core.comparing import Comparison
+    from mi_core.metrics import Metric
     from mi_core.tokens import TopTokens
 
 __all__ = ["Run"]
@@ -293,11 +294,12 @@ class Run(Mapping[str, Tensor]):
     # -- gradients, memory, comparison -------------------------------------------------------------
 
     def grad(
-        self, metric: Callable[[Float[Tensor, "batch d_vocab"]], Tensor], points: str | Sequence[str]
+        self, metric: Metric | Callable[[Float[Tensor, "batch d_vocab"]], Tensor], points: str | Sequence[str]
     ) -> dict[str, Tensor]:
         """The gradient of a metric with respect to captured activations of a run with ``grad=True``.
 
-        The metric is called with the logits at each row's last real token and returns ``[batch]`` (or a scalar).
+        The metric is called with the logits at each row's last real token and returns ``[batch]`` (or a scalar); one
+        that names answers is given as ``metric.bound(model, batch)``.
         """
         from mi_core.gradients import gradients
 

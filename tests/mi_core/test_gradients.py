@@ -111,3 +111,26 @@ def test_readers_lie_on_the_path_when_gradients_are_kept() -> None:
     run = small().run([[1, 2, 3]], mi.capture(points), grad=True)
     assert all(gradient.abs().sum() > 0 for gradient in run.grad(metric, points).values())
     close(run.logits, small().run([[1, 2, 3]]).logits)
+
+
+@pytest.mark.parametrize("measured", [mi.logit_diff(3, 5), mi.log_prob([3, 4]), mi.loss()])
+def test_metrics_of_sweeps_are_differentiated_as_they_are_measured(measured: mi.Metric) -> None:
+    rows = [[1, 2, 3], [4, 5]]
+    model, logits = small(), "all" if measured.pos != -1 else "last"
+    bound = measured.bound(model, 2)
+    run = model.run(rows, mi.capture(RESID), grad=True, logits=logits)
+    gradient = run.grad(bound, RESID)[RESID]
+    close(bound.of(run).detach(), model.sweep(rows, [mi.HookSpec()], measured).values[0])
+    step = 1e-2 * random(*gradient.shape) * run.mask[..., None]
+    ends = [bound.of(model.run(rows, mi.intervene(RESID, mi.Add(sign * step)), logits=logits)) for sign in (1, -1)]
+    assert abs(float((ends[0] - ends[1]).sum() / 2 - (gradient * step).sum())) < 1e-3
+
+
+def test_a_metric_without_a_gradient_or_without_its_logits_is_refused() -> None:
+    run = small().run([[1, 2]], mi.capture(RESID), grad=True, logits="last")
+    with pytest.raises(ValueMismatch, match="'rank' has no gradient"):
+        run.grad(mi.rank(3).bound(small(), 1), RESID)
+    with pytest.raises(
+        MissingActivation, match="the metric 'loss' needs the logits of every position: run with logits=\"all\""
+    ):
+        run.grad(mi.loss(), RESID)
