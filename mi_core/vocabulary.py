@@ -21,6 +21,8 @@ KV_HEADS = ("batch", "pos", "kv_head", "d_head")
 EDGES = ("batch", "head", "query_pos", "key_pos")
 NEURONS = ("batch", "pos", "d_mlp")
 LOGITS = ("batch", "pos", "d_vocab")
+EXPERTS = ("batch", "pos", "expert")
+SLOTS = ("batch", "pos", "slot")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ STANDARD: Mapping[str, Standard] = {
     "attn.hook_q": Standard(HEADS, "queries: the projection with bias, before query norm and rotary"),
     "attn.hook_k": Standard(KV_HEADS, "keys: the projection with bias, before key norm and rotary"),
     "attn.hook_v": Standard(KV_HEADS, "values: the projection with bias"),
+    "attn.hook_q_clipped": Standard(HEADS, "queries cut off at the model's largest absolute value"),
+    "attn.hook_k_clipped": Standard(KV_HEADS, "keys cut off at the model's largest absolute value"),
+    "attn.hook_v_clipped": Standard(KV_HEADS, "values cut off at the model's largest absolute value"),
     "attn.hook_q_normed": Standard(HEADS, "queries after the query norm"),
     "attn.hook_k_normed": Standard(KV_HEADS, "keys after the key norm"),
     "attn.hook_rot_q": Standard(HEADS, "queries as the dot product sees them: after norm and rotary"),
@@ -98,6 +103,26 @@ STANDARD: Mapping[str, Standard] = {
     "mlp.hook_pre": Standard(NEURONS, "the (gate's) pre-activation"),
     "mlp.hook_pre_linear": Standard(NEURONS, "the linear branch of a gated MLP"),
     "mlp.hook_post": Standard(NEURONS, "neurons: exactly what W_out multiplies"),
+    "mlp.hook_router_logits": Standard(EXPERTS, "the router's, before softmax, bias and groups; a write re-routes"),
+    "mlp.hook_expert_weights": Standard(
+        EXPERTS, "what multiplies experts' outputs: zero where not chosen; a write to a zero computes that expert"
+    ),
+    "mlp.hook_expert_input_weights": Standard(
+        EXPERTS, "what multiplies experts' inputs: zero where not chosen; a write to a zero computes that expert"
+    ),
+    "mlp.hook_expert_indices": Standard(
+        SLOTS, "the chosen experts, the best first", read_only="it tells what the router chose; write its logits"
+    ),
+    "mlp.experts.hook_pre": Standard((*SLOTS, "d_mlp"), "each chosen expert's gate pre-activation"),
+    "mlp.experts.hook_pre_linear": Standard((*SLOTS, "d_mlp"), "each chosen expert's linear branch"),
+    "mlp.experts.hook_post": Standard((*SLOTS, "d_mlp"), "each chosen expert's neurons: what its W_out multiplies"),
+    "mlp.experts.hook_out": Standard((*SLOTS, "d_model"), "what each chosen expert writes, before its weight"),
+    "mlp.shared.hook_in": Standard(EMBEDDING, "what the shared expert reads"),
+    "mlp.shared.hook_pre": Standard(NEURONS, "the shared expert's gate pre-activation"),
+    "mlp.shared.hook_pre_linear": Standard(NEURONS, "the shared expert's linear branch"),
+    "mlp.shared.hook_post": Standard(NEURONS, "the shared expert's neurons: exactly what its W_out multiplies"),
+    "mlp.shared.hook_out": Standard(EMBEDDING, "what the shared expert writes, before its gate"),
+    "mlp.shared.hook_gate": Standard(NORM_SCALE, "what multiplies the shared expert's output"),
     "mlp.hook_out": Standard(EMBEDDING, "the channel part's own output, before any post-norm or multiplier"),
     **norm("ln2_post"),
     "hook_mlp_out": Standard(EMBEDDING, "what the channel part adds to the stream"),
@@ -107,7 +132,7 @@ STANDARD: Mapping[str, Standard] = {
     "unembed.hook_out": Standard(LOGITS, "logits before soft-cap and scale; attributions close here", False),
     "hook_logits": Standard(LOGITS, "what the model returns", False),
 }
-"""Every standard site in firing order (mixtures of experts and recurrent mixers declare theirs with their engine)."""
+"""Every standard site in firing order (recurrent mixers declare theirs with their engine)."""
 
 ACCEPTED_DIMS: Mapping[str, str] = {"head": "kv_head"}
 """A selector over the first dim is accepted for the second where both have as many."""

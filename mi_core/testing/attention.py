@@ -207,8 +207,8 @@ def check_heads_are_reached_alone(subject: Subject) -> None:
     def holds(case: tuple[Prompt, str, int, int], seed: int) -> None:
         prompt, site, layer, head = case
         point, z = f"blocks.{layer}.{site}", f"blocks.{layer}.attn.hook_z"
-        names = {"attn.hook_v_per_head": ["attn.hook_v"]}.get(
-            site, ["attn.hook_rot_k", "attn.hook_k_normed", "attn.hook_k"]
+        names = {"attn.hook_v_per_head": ["attn.hook_v_clipped", "attn.hook_v"]}.get(
+            site, ["attn.hook_rot_k", "attn.hook_k_normed", "attn.hook_k_clipped", "attn.hook_k"]
         )
         shared = next(f"blocks.{layer}.{name}" for name in names if layer in layers_with(subject, name))
         base = subject.run(prompt, capture([point, shared, z]))

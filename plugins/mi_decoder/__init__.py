@@ -15,9 +15,10 @@ backend = model.build()
 from mi_decoder.alibi import Alibi
 from mi_decoder.attention import Attention
 from mi_decoder.decoder import Decoder, DecoderBackend
+from mi_decoder.experts import Experts
 from mi_decoder.gains import Gain, NoGain, OnePlusGain, WideGain
 from mi_decoder.head_norms import HeadNorm
-from mi_decoder.layers import Layer, ParallelLayer
+from mi_decoder.layers import Layer, ParallelLayer, PostNormLayer
 from mi_decoder.learned_positions import LearnedPositions
 from mi_decoder.memory import KeyValues
 from mi_decoder.mlp import MLP, GatedMLP
@@ -30,6 +31,7 @@ __all__ = [
     "Attention",
     "Decoder",
     "DecoderBackend",
+    "Experts",
     "Gain",
     "GatedMLP",
     "HeadNorm",
@@ -40,6 +42,7 @@ __all__ = [
     "NoGain",
     "OnePlusGain",
     "ParallelLayer",
+    "PostNormLayer",
     "RMSNorm",
     "Rotary",
     "WideGain",

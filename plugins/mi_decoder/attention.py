@@ -17,6 +17,7 @@ from mi_core.protocols import Batch, Memory, Site, Tap
 from mi_core.vocabulary import site
 from mi_decoder.alibi import Alibi
 from mi_decoder.head_norms import HeadNorm, head_normed
+from mi_decoder.in_parts import in_parts
 from mi_decoder.kernels import causal_is_enough, explicit, fused, masked, open_edges
 from mi_decoder.memory import KeyValues, per_head
 from mi_decoder.rotary import Rotary
@@ -45,7 +46,11 @@ class Attention:
     softcap: float | None = None
     """What scores are squeezed below; a kernel with explicit scores then always runs."""
     qk_norm: HeadNorm | None = None
-    """The norm of queries and keys before they are turned."""
+    """The norm of queries and keys, before they are turned unless it says otherwise."""
+    clip: float | None = None
+    """The largest absolute value that queries, keys and values keep. Source: transformers 5.24, OlmoAttention."""
+    z_norm: HeadNorm | None = None
+    """The norm between the mixed values and W_O. Source: transformers 5.24, BitNetAttention (attn_sub_norm)."""
 
     def build(self, d_model: int) -> AttentionModule:
         """The module."""
@@ -55,6 +60,8 @@ class Attention:
 class AttentionModule(nn.Module):
     """Causal self-attention; matrices lie as in checkpoints, ``[out, in]``."""
 
+    takes_parts = True
+
     def __init__(self, spec: Attention, d_model: int) -> None:
         super().__init__()
         self.spec = spec
@@ -63,6 +70,7 @@ class AttentionModule(nn.Module):
         self.scale = spec.d_head**-0.5 if spec.scale is None else spec.scale
         self.rotary = spec.positions if isinstance(spec.positions, Rotary) else None
         self.alibi = spec.positions if isinstance(spec.positions, Alibi) else None
+        self.normed_late = self.rotary is not None and spec.qk_norm is not None and spec.qk_norm.late
         # equal values share one table; a string is hashed faster than nested dataclasses
         self.table_key = repr(spec.positions)
         for name, heads in (("q", spec.n_heads), ("k", spec.n_kv_heads), ("v", spec.n_kv_heads)):
@@ -71,6 +79,8 @@ class AttentionModule(nn.Module):
         for name, heads in (("q_norm", spec.n_heads), ("k_norm", spec.n_kv_heads)):
             norm = None if spec.qk_norm is None else spec.qk_norm.build(heads, spec.d_head, f"attn.{name}")
             self.add_module(name, norm)
+        z_norm = None if spec.z_norm is None else spec.z_norm.build(spec.n_heads, spec.d_head, "attn.z_norm")
+        self.add_module("z_norm", z_norm)
         self.register_parameter("o_weight", empty(d_model, spec.n_heads * spec.d_head))
         self.register_parameter("o_bias", empty(d_model) if spec.out_bias else None)
 
@@ -89,20 +99,19 @@ class AttentionModule(nn.Module):
         q = tap("attn.hook_q", linear(asking, own["q_weight"], own["q_bias"]).view(rows, -1, self.n_heads, self.d_head))
         k = tap("attn.hook_k", linear(x, own["k_weight"], own["k_bias"]).view(heads))
         v = tap("attn.hook_v", linear(x, own["v_weight"], own["v_bias"]).view(heads))
-        q_norm, k_norm = self._modules["q_norm"], self._modules["k_norm"]
-        if q_norm is not None and k_norm is not None:
-            q = tap("attn.hook_q_normed", head_normed(q_norm, q))
-            k = tap("attn.hook_k_normed", head_normed(k_norm, k))
-        rotary = self.rotary
-        if rotary is not None:
-            table = batch.once((self.table_key, x.dtype, x.device), lambda: rotary.table(batch, x.dtype))
-            own_turn = table if batch.keep is None else (batch.kept(table[0]), batch.kept(table[1]))
-            q = tap("attn.hook_rot_q", rotary.rotate(q, own_turn))
-            k = tap("attn.hook_rot_k", rotary.rotate(k, table))
+        clip = self.spec.clip
+        if clip is not None:
+            q = tap("attn.hook_q_clipped", q.clamp(-clip, clip))
+            k = tap("attn.hook_k_clipped", k.clamp(-clip, clip))
+            v = tap("attn.hook_v_clipped", v.clamp(-clip, clip))
+        q, k = self.placed(q, k, batch, tap)
         if tap.wants("attn.hook_k_per_head", "attn.hook_v_per_head"):
             k, v = self.told_apart(k, v, tap)
         z, remembered = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), batch, tap, memory)
-        z = tap("attn.hook_z", z.transpose(1, 2))
+        z, z_norm = z.transpose(1, 2), self._modules["z_norm"]
+        if z_norm is not None:
+            z = head_normed(z_norm, tap("attn.hook_z_ungated", z))
+        z = tap("attn.hook_z", z)
         if tap.wants("attn.hook_result"):
             result = tap("attn.hook_result", torch.einsum("bphd,mhd->bphm", z, self.heads_of_o()))
             if tap.edits("attn.hook_result"):
@@ -110,6 +119,32 @@ class AttentionModule(nn.Module):
                 return tap("attn.hook_out", out), remembered
         out = linear(z.flatten(2), own["o_weight"], own["o_bias"])
         return tap("attn.hook_out", out), remembered
+
+    def placed(
+        self,
+        q: Float[Tensor, "batch query_pos head d_head"],
+        k: Float[Tensor, "batch pos kv_head d_head"],
+        batch: Batch,
+        tap: Tap,
+    ) -> tuple[Float[Tensor, "batch query_pos head d_head"], Float[Tensor, "batch pos kv_head d_head"]]:
+        """Queries and keys as the dot product sees them: normed and turned, in the order that the model has."""
+        rotary, late = self.rotary, self.normed_late
+        if self.spec.qk_norm is not None and not late:
+            q, k = self.normed(q, k, tap)
+        if rotary is not None:
+            table = batch.once((self.table_key, k.dtype, k.device), lambda: rotary.table(batch, k.dtype))
+            own_turn = table if batch.keep is None else (batch.kept(table[0]), batch.kept(table[1]))
+            q, k = rotary.rotate(q, own_turn), rotary.rotate(k, table)
+            q, k = self.normed(q, k, tap) if late else (q, k)
+            q, k = tap("attn.hook_rot_q", q), tap("attn.hook_rot_k", k)
+        return q, k
+
+    def normed(
+        self, q: Float[Tensor, "batch query_pos head d_head"], k: Float[Tensor, "batch pos kv_head d_head"], tap: Tap
+    ) -> tuple[Float[Tensor, "batch query_pos head d_head"], Float[Tensor, "batch pos kv_head d_head"]]:
+        """Queries and keys after their norm."""
+        q = tap("attn.hook_q_normed", head_normed(self._modules["q_norm"], q))
+        return q, tap("attn.hook_k_normed", head_normed(self._modules["k_norm"], k))
 
     def attend(
         self,
@@ -121,6 +156,8 @@ class AttentionModule(nn.Module):
         memory: Memory | None,
     ) -> tuple[Float[Tensor, "batch head query_pos d_head"], KeyValues | None]:
         """The mixed values, and what is remembered."""
+        if batch.parts:
+            return in_parts(self.attend, q, k, v, batch, tap), None
         regime = None if self.rotary is None else self.rotary.scaling.regime(batch.total)
         if memory is not None:
             k, v = self.recall(memory, regime).extend(batch, k, v)
@@ -174,18 +211,25 @@ class AttentionModule(nn.Module):
         # with the number of query heads, for the error that tells which of them read a key head
         per_key = {"kv_head": spec.n_kv_heads, "d_head": spec.d_head, "head": spec.n_heads}
         normed = (site("attn.hook_q_normed", None, **per_query), site("attn.hook_k_normed", None, **per_key))
+        clipped = (
+            site("attn.hook_q_clipped", None, **per_query),
+            site("attn.hook_k_clipped", None, **per_key),
+            site("attn.hook_v_clipped", None, **per_key),
+        )
         turned = (site("attn.hook_rot_q", None, **per_query), site("attn.hook_rot_k", None, **per_key))
         return (
             site("attn.hook_in", d_model=self.d_model),
             site("attn.hook_q", None, **per_query),
             site("attn.hook_k", None, **per_key),
             site("attn.hook_v", None, **per_key),
+            *(clipped if spec.clip is not None else ()),
             *(normed if spec.qk_norm is not None else ()),
             *(turned if self.rotary is not None else ()),
             site("attn.hook_k_per_head", None, **per_query),
             site("attn.hook_v_per_head", None, **per_query),
             site("attn.hook_attn_scores", head=spec.n_heads),
             site("attn.hook_pattern", head=spec.n_heads),
+            *(() if spec.z_norm is None else (site("attn.hook_z_ungated", None, **per_query),)),
             site("attn.hook_z", None, **per_query),
             site("attn.hook_result", head=spec.n_heads, d_model=self.d_model),
             site("attn.hook_out", d_model=self.d_model),
@@ -206,5 +250,5 @@ class AttentionModule(nn.Module):
         weights["attn.W_O"] = self.heads_of_o().permute(1, 2, 0)
         if isinstance(self.o_bias, Tensor):
             weights["attn.b_O"] = self.o_bias
-        norms: list[Any] = [norm for norm in (self.q_norm, self.k_norm) if norm is not None]
+        norms: list[Any] = [norm for norm in (self.q_norm, self.k_norm, self.z_norm) if norm is not None]
         return weights | {name: tensor for norm in norms for name, tensor in norm.weights().items()}

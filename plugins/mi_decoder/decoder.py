@@ -16,6 +16,7 @@ from mi_core.protocols import Batch, ModelShape, Site, Stream, Tap
 from mi_core.vocabulary import site
 from mi_decoder.learned_positions import LearnedPositions
 from mi_decoder.parts import LayerLike, Norm
+from mi_decoder.sinusoids import Sinusoids
 
 __all__ = ["Decoder", "DecoderBackend"]
 
@@ -34,7 +35,9 @@ class Decoder:
     """What the token embedding goes through before it is put on the stream."""
     embed_scale: float = 1.0
     """What token embeddings are multiplied by, rounded to their dtype first as the reference does."""
-    positions: LearnedPositions | None = None
+    d_embed: int | None = None
+    """The width of token embeddings where projections lead from them to the stream, and from its end to logits."""
+    positions: LearnedPositions | Sinusoids | None = None
     """The position embedding that is added to the token embedding."""
     unembed_bias: bool = False
     logit_scale: float = 1.0
@@ -52,14 +55,16 @@ class DecoderBackend(nn.Module):
     def __init__(self, spec: Decoder) -> None:
         super().__init__()
         self.spec = spec
-        self.embed_weight = empty(spec.d_vocab, spec.d_model)
+        d_embed = spec.d_embed or spec.d_model
+        self.embed_weight = empty(spec.d_vocab, d_embed)
+        self.register_parameter("embed_proj_weight", empty(spec.d_model, d_embed) if spec.d_embed else None)
         self.embed_norm = None if spec.embed_norm is None else spec.embed_norm.build(spec.d_model, "embed_norm")
         self.layers = nn.ModuleList(layer.build(spec.d_model) for layer in spec.layers)
         self.ln_final = None if spec.ln_final is None else spec.ln_final.build(spec.d_model, "ln_final")
-        self.register_parameter(
-            "pos_embed_weight", None if spec.positions is None else empty(spec.positions.rows, spec.d_model)
-        )
-        self.unembed_weight = empty(spec.d_vocab, spec.d_model)
+        rows = 0 if spec.positions is None else spec.positions.rows
+        self.register_parameter("pos_embed_weight", empty(rows, spec.d_model) if rows else None)
+        self.register_parameter("unembed_proj_weight", empty(d_embed, spec.d_model) if spec.d_embed else None)
+        self.unembed_weight = empty(spec.d_vocab, d_embed)
         self.register_parameter("unembed_bias", empty(spec.d_vocab) if spec.unembed_bias else None)
         layers: list[Any] = list(self.layers)
         self.shape = ModelShape(
@@ -68,6 +73,7 @@ class DecoderBackend(nn.Module):
             d_vocab=spec.d_vocab,
             n_ctx=spec.n_ctx,
             residual=tuple(layer.residual for layer in layers),
+            parts=all(getattr(layer, "takes_parts", False) for layer in layers),
         )
 
     @property
@@ -80,11 +86,13 @@ class DecoderBackend(nn.Module):
         embedded, scale = torch.embedding(self.embed_weight, batch.inputs), self.spec.embed_scale
         if scale != 1.0:
             embedded = embedded * torch.tensor(scale, dtype=embedded.dtype)
+        projection, positions = self._parameters["embed_proj_weight"], self.spec.positions
+        embedded = embedded if projection is None else linear(embedded, projection)
         embedded = tap("hook_embed", self.normed(embedded, tap))
-        table = self._parameters["pos_embed_weight"]
-        if table is None or self.spec.positions is None:
+        if positions is None:
             return Stream(embedded)
-        return Stream(embedded + tap("hook_pos_embed", self.spec.positions.embedding(table, batch)))
+        added: Tensor = positions.embedding(self._parameters["pos_embed_weight"], batch, embedded)
+        return Stream(embedded + tap("hook_pos_embed", added))
 
     def normed(self, embedded: Float[Tensor, "batch pos d_model"], tap: Tap) -> Float[Tensor, "batch pos d_model"]:
         """Through the embedding's own norm, where there is one."""
@@ -94,8 +102,9 @@ class DecoderBackend(nn.Module):
     def unembed(self, resid: Float[Tensor, "*batch d_model"], tap: Tap) -> Float[Tensor, "*batch d_vocab"]:
         """Final norm, unembedding, then scale and soft-cap."""
         norm: Any = self.ln_final
-        normed = tap("unembed.hook_in", resid if norm is None else norm.normalise(resid, tap))
-        spec = self.spec
+        normed = resid if norm is None else norm.normalise(resid, tap)
+        spec, projection = self.spec, self._parameters["unembed_proj_weight"]
+        normed = tap("unembed.hook_in", normed if projection is None else linear(normed, projection))
         logits = tap("unembed.hook_out", linear(normed, self.unembed_weight, self._parameters["unembed_bias"]))
         logits = logits if spec.logit_scale == 1.0 else logits * spec.logit_scale
         if spec.logit_softcap is not None:
@@ -113,7 +122,7 @@ class DecoderBackend(nn.Module):
             *(() if self.spec.positions is None else (site("hook_pos_embed", d_model=d_model),)),
             *merged([layer.sites() for layer in self.blocks]),
             *(() if norm is None else norm.sites()),
-            site("unembed.hook_in", d_model=d_model),
+            site("unembed.hook_in", d_model=self.spec.d_embed or d_model),
             site("unembed.hook_out", d_vocab=d_vocab),
             site("hook_logits", d_vocab=d_vocab),
         )
@@ -124,6 +133,8 @@ class DecoderBackend(nn.Module):
         weights = {"embed.W_E": self.embed_weight, "unembed.W_U": self.unembed_weight.T}
         if isinstance(self.unembed_bias, Tensor):
             weights["unembed.b_U"] = self.unembed_bias
+        for name, projection in (("embed", self.embed_proj_weight), ("unembed", self.unembed_proj_weight)):
+            weights.update({f"{name}.W_proj": projection.T} if isinstance(projection, Tensor) else {})
         if isinstance(self.pos_embed_weight, Tensor) and self.spec.positions is not None:
             weights["pos_embed.W_pos"] = self.pos_embed_weight[self.spec.positions.offset :]
         for index, layer in enumerate(self.blocks):

@@ -1,4 +1,4 @@
-"""Norms of queries and keys: over each head, or over all heads together."""
+"""Norms of queries, keys and mixed values: over each head, or over all heads together."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class HeadNorm:
 
     norm: RMSNorm | LayerNorm
     over: Literal["shared", "own", "together"] = "shared"
+    late: bool = False
+    """Whether queries and keys are turned first. Source: transformers 5.24, NanoChatAttention."""
 
     def build(self, n_heads: int, d_head: int, name: str) -> RMSNormModule:
         """The module; its gain is ``[d_head]``, ``[head d_head]`` or all heads in one row."""
@@ -32,6 +34,6 @@ class HeadNorm:
 
 
 def head_normed(norm: Any, x: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_head"]:
-    """Queries or keys after their norm."""
+    """Queries, keys or mixed values after their norm."""
     found: Tensor = norm.plain(x) if norm.dims[0] == x.shape[-1] else norm.plain(x.flatten(2)).view_as(x)
     return found

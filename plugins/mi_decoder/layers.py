@@ -12,7 +12,7 @@ from mi_core.protocols import Batch, Memory, Residual, Site, Stream, Tap
 from mi_core.vocabulary import site
 from mi_decoder.parts import Channel, Mixer, Norm
 
-__all__ = ["Layer", "ParallelLayer"]
+__all__ = ["Layer", "ParallelLayer", "PostNormLayer"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,31 @@ class ParallelLayer:
         return ParallelBlock(self, d_model)
 
 
+@dataclass(frozen=True)
+class PostNormLayer:
+    """Mixer, then channel part, with norms on the stream itself: behind each sum, as in the first transformers.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.1; transformers 5.24, openai-gpt and OPT-350m.
+    """
+
+    mixer: Mixer
+    channel: Channel
+    ln1_post: Norm
+    ln2_post: Norm
+
+    def build(self, d_model: int) -> PostNormBlock:
+        """The module."""
+        return PostNormBlock(self, d_model)
+
+
 class DecoderBlock(nn.Module):
-    """What the two kinds of block share: their parts, sites and weights."""
+    """What the kinds of block share: their parts, sites and weights."""
 
     residual: Residual
     order: tuple[str, ...]
     """Parts and the stream's own sites, in firing order."""
 
-    def __init__(self, spec: Layer | ParallelLayer, d_model: int) -> None:
+    def __init__(self, spec: Layer | ParallelLayer | PostNormLayer, d_model: int) -> None:
         super().__init__()
         self.d_model = d_model
         self.multiplier: float = getattr(spec, "multiplier", 1.0)
@@ -65,6 +82,11 @@ class DecoderBlock(nn.Module):
             self.add_module(slot, None if norm is None else norm.build(d_model, slot))
         self.mixer = spec.mixer.build(d_model)
         self.channel = spec.channel.build(d_model)
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether its mixer takes calls in parts; nothing else looks across positions."""
+        return bool(getattr(self.mixer, "takes_parts", False))
 
     def sites(self) -> Sequence[Site]:
         """All sites of the layer, in firing order."""
@@ -126,3 +148,25 @@ class ParallelBlock(DecoderBlock):
         mixed = tap("hook_attn_out", mixed)
         out = parts["channel"].transform(normed if ln2 is None else ln2.normalise(resid, tap), batch, tap)
         return Stream(resid + mixed + tap("hook_mlp_out", out), stream.side), memory
+
+
+class PostNormBlock(DecoderBlock):
+    """Each part reads the stream as it is, and the stream is normed behind each sum."""
+
+    residual = Residual("post_norm", "the stream itself is normed behind each part, so it is no plain sum")
+    order = (
+        *("hook_resid_pre", "mixer", "hook_attn_out", "ln1_post", "hook_resid_mid"),
+        *("channel", "hook_mlp_out", "ln2_post", "hook_resid_post"),
+    )
+
+    def forward(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
+        """The stream behind the layer."""
+        parts: Mapping[str, Any] = self._modules  # spares a Python call for each part
+        resid = stream.resid
+        out, memory = parts["mixer"].mix(resid, batch, tap, memory)
+        out = tap("hook_attn_out", out)
+        if out.shape[1] != resid.shape[1]:
+            resid = batch.kept(resid)
+        resid = tap("hook_resid_mid", parts["ln1_post"].normalise(resid + out, tap))
+        out = tap("hook_mlp_out", parts["channel"].transform(resid, batch, tap))
+        return Stream(parts["ln2_post"].normalise(resid + out, tap), stream.side), memory

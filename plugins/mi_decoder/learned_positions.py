@@ -1,4 +1,4 @@
-"""Learned positions: one embedding for each position, added to the token's."""
+"""Position embeddings that are added to the token's: one for each position, learned or computed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ class LearnedPositions:
         """Rows of the table."""
         return self.n_ctx + self.offset
 
-    def embedding(self, table: Float[Tensor, "row d_model"], batch: Batch) -> Float[Tensor, "batch pos d_model"]:
+    def embedding(
+        self, table: Float[Tensor, "row d_model"] | None, batch: Batch, like: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
         """The rows of the batch's positions."""
+        assert table is not None
         columns = torch.arange(batch.positions.shape[1], device=batch.positions.device)
         # padding may lie behind the table's end
         positions = torch.where(columns < batch.length[:, None], batch.positions, 0)

@@ -14,8 +14,9 @@ from torch.nn.functional import gelu, linear, silu
 from mi_core.blueprint import empty
 from mi_core.protocols import Batch, Site, Tap
 from mi_core.vocabulary import site
+from mi_decoder.norms import RMSNorm
 
-__all__ = ["MLP", "GatedMLP", "GatedMLPModule", "MLPModule"]
+__all__ = ["MLP", "GatedMLP", "GatedMLPModule", "MLPModule", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class GatedMLP:
     d_mlp: int
     activation: Callable[[Tensor], Tensor] = silu
     bias: bool = False
+    norm: RMSNorm | None = None
+    """What neurons go through before W_out. Source: transformers 5.24, BitNetMLP (ffn_sub_norm)."""
 
-    def build(self, d_model: int) -> GatedMLPModule:
-        """The module."""
-        return GatedMLPModule(self, d_model)
+    def build(self, d_model: int, name: str = "mlp") -> GatedMLPModule:
+        """The module; ``name`` is what its sites and weights start with."""
+        return GatedMLPModule(self, d_model, name)
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,11 @@ class MLP:
 class GatedMLPModule(nn.Module):
     """A gated MLP; matrices lie as in checkpoints, ``[out, in]``."""
 
-    def __init__(self, spec: GatedMLP, d_model: int) -> None:
+    def __init__(self, spec: GatedMLP, d_model: int, name: str = "mlp") -> None:
         super().__init__()
         self.activation = spec.activation
+        self.name = name
+        self.names = tuple(f"{name}.hook_{site}" for site in ("in", "pre", "pre_linear", "post", "out"))
         self.sizes = {"d_model": d_model, "d_mlp": spec.d_mlp}
         for name, rows, columns in (
             ("gate", spec.d_mlp, d_model),
@@ -64,30 +69,30 @@ class GatedMLPModule(nn.Module):
         ):
             self.register_parameter(f"{name}_weight", empty(rows, columns))
             self.register_parameter(f"{name}_bias", empty(rows) if spec.bias else None)
+        self.norm = None if spec.norm is None else spec.norm.build(spec.d_mlp, f"{name}.norm")
 
     def transform(
         self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap
     ) -> Float[Tensor, "batch pos d_model"]:
         """The output of the MLP, its bias included."""
         own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
-        x = tap("mlp.hook_in", x)
-        pre = tap("mlp.hook_pre", linear(x, own["gate_weight"], own["gate_bias"]))
-        pre_linear = tap("mlp.hook_pre_linear", linear(x, own["in_weight"], own["in_bias"]))
+        in_site, pre_site, linear_site, post_site, out_site = self.names
+        x = tap(in_site, x)
+        pre = tap(pre_site, linear(x, own["gate_weight"], own["gate_bias"]))
+        pre_linear = tap(linear_site, linear(x, own["in_weight"], own["in_bias"]))
         gate = self.activation(pre)
         # a tensor that the activation has made is nobody else's, and may be reused unless gradients need it
         fresh = gate is not pre and not torch.is_grad_enabled()
-        post = tap("mlp.hook_post", gate.mul_(pre_linear) if fresh else gate * pre_linear)
-        return tap("mlp.hook_out", linear(post, own["out_weight"], own["out_bias"]))
+        post, norm = gate.mul_(pre_linear) if fresh else gate * pre_linear, self.norm
+        post = tap(post_site, post if norm is None else norm.plain(post))
+        return tap(out_site, linear(post, own["out_weight"], own["out_bias"]))
 
     def sites(self) -> Sequence[Site]:
         """Input, both branches, neurons, output."""
-        d_model, d_mlp = self.sizes["d_model"], self.sizes["d_mlp"]
-        return (
-            site("mlp.hook_in", d_model=d_model),
-            site("mlp.hook_pre", d_mlp=d_mlp),
-            site("mlp.hook_pre_linear", d_mlp=d_mlp),
-            site("mlp.hook_post", d_mlp=d_mlp),
-            site("mlp.hook_out", d_model=d_model),
+        ends = (self.names[0], self.names[-1])
+        return tuple(
+            site(name, d_model=self.sizes["d_model"]) if name in ends else site(name, d_mlp=self.sizes["d_mlp"])
+            for name in self.names
         )
 
     def weights(self) -> Mapping[str, Tensor]:
@@ -95,7 +100,8 @@ class GatedMLPModule(nn.Module):
 
         Source: TransformerLens 2, components/mlps/gated_mlp.py: gate_proj is W_gate, up_proj W_in, down_proj W_out.
         """
-        return weights_of(self, ("gate", "in", "out"))
+        norm: Any = self.norm
+        return {**weights_of(self, ("gate", "in", "out"), self.name), **({} if norm is None else norm.weights())}
 
 
 class MLPModule(nn.Module):
@@ -134,12 +140,12 @@ class MLPModule(nn.Module):
         return weights_of(self, ("in", "out"))
 
 
-def weights_of(module: nn.Module, names: Sequence[str]) -> Mapping[str, Tensor]:
-    """The matrices of an MLP as they multiply from the right, and their biases."""
+def weights_of(module: nn.Module, names: Sequence[str], start: str = "mlp") -> Mapping[str, Tensor]:
+    """The matrices of an MLP as they multiply from the right, and their biases; names begin with ``start``."""
     weights: dict[str, Tensor] = {}
     for name in names:
-        weights[f"mlp.W_{name}"] = module.get_parameter(f"{name}_weight").T
+        weights[f"{start}.W_{name}"] = module.get_parameter(f"{name}_weight").T
         bias = getattr(module, f"{name}_bias")
         if bias is not None:
-            weights[f"mlp.b_{name}"] = bias
+            weights[f"{start}.b_{name}"] = bias
     return weights

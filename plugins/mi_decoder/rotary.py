@@ -50,14 +50,22 @@ class Rotary:
     interleaved: bool = False
     wide: bool = False
     """Whether queries and keys are turned in float32 and rounded afterwards."""
+    backwards: bool = False
+    """Whether the angle is taken off, not added. Source: transformers 5.24, modeling_nanochat.py (rotate_half)."""
 
     def table(
         self, batch: Batch, dtype: torch.dtype
     ) -> tuple[Float[Tensor, "batch pos 1 n_dims"], Float[Tensor, "batch pos 1 n_dims"]]:
         """Cosine, and sine with the sign of its pair's partner; made in float32, then rounded to the model's dtype."""
+        if batch.parts and self.scaling.regime(batch.parts[0].batch.total) is not None:
+            tables = [self.table(part.batch, dtype) for part in batch.parts]
+            cosines, sines = ([one.flatten(0, 1) for one in kind] for kind in zip(*tables, strict=True))
+            return torch.cat(cosines)[None], torch.cat(sines)[None]
         frequencies = self.scaling.frequencies(self.theta, self.n_dims, batch.total)
         angles = batch.positions[..., None].float() * (frequencies if frequencies.ndim == 1 else frequencies[:, None])
         cos, sin = angles.cos() * self.scaling.attention_factor, angles.sin() * self.scaling.attention_factor
+        if self.backwards:
+            sin = -sin
         if self.interleaved:
             cos, sin = cos.repeat_interleave(2, -1), torch.stack((-sin, sin), -1).flatten(-2)
         else:
