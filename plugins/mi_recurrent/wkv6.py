@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_recurrent.chunks import cumulative, decayed_products, in_chunks, one_after_the_other
+from mi_recurrent.chunks import compare, in_chunks, one_after_the_other
 
 __all__ = ["WKV6"]
 
@@ -41,18 +41,13 @@ class WKV6:
     ) -> tuple[Float[Tensor, "batch head pos d_value"], Float[Tensor, "batch head boundary d_key d_value"]]:
         """All tokens: what each reads, and the states before each chunk and behind the last."""
         r, log_decay, v, own, gated = (in_chunks(x, self.size) for x in inputs)
-        after = cumulative(log_decay)
-        before = after - log_decay
-        token = torch.arange(self.size, device=r.device)
-        edges = decayed_products(r, gated, before, after, token[:, None] > token, of_itself=True)
-        end = after[..., -1:, :]
-        added = (gated * (end - after).to(gated).exp()).mT @ v
-        kept = end.to(r).exp().mT
+        chunk = compare((r,), (), (gated,), log_decay)
+        added = chunk.writers.mT @ v
         states = [state]
-        for chunk in range(v.shape[2]):
-            states.append(kept[:, :, chunk] * states[-1] + added[:, :, chunk])
+        for place in range(v.shape[2]):
+            states.append(chunk.kept[:, :, place] * states[-1] + added[:, :, place])
         boundaries = torch.stack(states, 2)
-        read = edges @ v + (r * own).sum(-1, keepdim=True) * v + (r * before.to(r).exp()) @ boundaries[:, :, :-1]
+        read = chunk.products @ v + (r * own).sum(-1, keepdim=True) * v + chunk.readers @ boundaries[:, :, :-1]
         return one_after_the_other(read, inputs[0].shape[2]), boundaries
 
     def pattern(self, inputs: Sequence[Tensor]) -> Float[Tensor, "batch head query_pos key_pos"]:

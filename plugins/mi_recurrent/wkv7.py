@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_recurrent.chunks import cumulative, decayed_products, in_chunks, one_after_the_other
+from mi_recurrent.chunks import compare, in_chunks, one_after_the_other
 
 __all__ = ["WKV7"]
 
@@ -43,37 +43,25 @@ class WKV7:
     ) -> tuple[Float[Tensor, "batch head pos d_value"], Float[Tensor, "batch head boundary d_key d_value"]]:
         """All tokens: what each reads, and the states before each chunk and behind the last."""
         r, log_decay, k, v, a, b = (in_chunks(x, self.size) for x in inputs)
-        after = cumulative(log_decay)
-        before = after - log_decay
-        # rows: what is removed sees what lies before it, what is read sees its own token too
-        token = torch.arange(self.size, device=r.device)
-        strict = token[:, None] > token
-        seen = torch.cat((strict.repeat(1, 2), (token[:, None] >= token).repeat(1, 2)))
-        products = decayed_products(
-            torch.cat((a, r), -2),
-            torch.cat((k, b), -2),
-            torch.cat((before, after), -2),
-            torch.cat((after, after), -2),
-            seen,
-        )
-        a_k, a_b = products[..., : self.size, : self.size], products[..., : self.size, self.size :]
-        r_k, r_b = products[..., self.size :, : self.size], products[..., self.size :, self.size :]
-        from_state = a * before.to(a).exp()
-        n_values = v.shape[-1]
+        # what is removed sees what lies before it, what is read sees its own token too
+        chunk = compare((a,), (r,), (k, b), log_decay)
+        (a_k, a_b), (r_k, r_b) = (part.split(self.size, -1) for part in chunk.products.split(self.size, -2))
+        from_state, reading = chunk.readers.split(self.size, -2)
         one = torch.eye(self.size, dtype=a_b.dtype, device=a_b.device)
         removed = torch.linalg.solve_triangular(
             one - a_b, torch.cat((a_k @ v, from_state), -1), upper=False, unitriangular=True
         )
-        own, carried = removed[..., :n_values], removed[..., n_values:]
-        end = after[..., -1:, :]
-        left = (end - after).to(k).exp()
-        moved = torch.diag_embed(end.to(a).exp().squeeze(-2)) + (b * left).mT @ carried
-        added = (k * left).mT @ v + (b * left).mT @ own
-        states = [state]
-        for chunk in range(v.shape[2]):
-            states.append(moved[:, :, chunk] @ states[-1] + added[:, :, chunk])
-        boundaries = torch.stack(states, 2)
-        read = r_k @ v + r_b @ own + (r * after.to(r).exp() + r_b @ carried) @ boundaries[:, :, :-1]
+        keys, removals = (x.mT.flatten(0, 1) for x in chunk.writers.split(self.size, -2))
+        own, carried = (x.flatten(0, 1) for x in removed.split((v.shape[-1], from_state.shape[-1]), -1))
+        kept, added = chunk.kept.flatten(0, 1), keys @ v.flatten(0, 1)
+        states, taken = [state.flatten(0, 1)], []
+        for place in range(v.shape[2]):
+            taken.append(torch.baddbmm(own[:, place], carried[:, place], states[-1]))
+            faded = kept[:, place] * states[-1] + added[:, place]
+            states.append(torch.baddbmm(faded, removals[:, place], taken[-1]))
+        boundaries = torch.stack(states, 1).unflatten(0, state.shape[:2])
+        own = torch.stack(taken, 1).unflatten(0, state.shape[:2])
+        read = torch.cat((r_k, r_b), -1) @ torch.cat((v, own), -2) + reading @ boundaries[:, :, :-1]
         return one_after_the_other(read, inputs[0].shape[2]), boundaries
 
     def pattern(self, inputs: Sequence[Tensor]) -> Float[Tensor, "batch head query_pos key_pos"]:

@@ -89,7 +89,7 @@ def test_chunks_are_the_steps(name: str, pos: int, decay: str, seed: int, parall
         results.append((read, kept, *slopes))
     for index, (seen, wanted) in enumerate(zip(*results, strict=True)):
         what = ("what is read", "the states")[index] if index < 2 else f"the gradient of input {index - 2}"
-        near(seen, wanted, what, 5e-5 if index < 2 else 2e-4)
+        near(seen, wanted, what)
 
 
 @pytest.mark.parametrize("name", KERNELS)
