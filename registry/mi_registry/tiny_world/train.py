@@ -74,11 +74,11 @@ def loss_of(model: mi.Model, rows: Rows) -> Tensor:
 
 
 def optimizer_of(model: mi.Model, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; gains and biases do not decay."""
+    """AdamW; gains, biases and mixes, in whatever shape a family keeps them, do not decay."""
     parameters = list(module_of(model).parameters())
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.squeeze().ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.squeeze().ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
 
@@ -161,6 +161,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("tiny-world-run"), help="folder for everything it makes")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate, help="the highest")
     parser.add_argument("--threads", type=int, default=Recipe.threads, help="CPU threads")
     parser.add_argument("--device", default="cpu", help="where to train; the shipped model was trained on a CPU")
     parser.add_argument("--config", type=Path, help="another model's config.json, trained on the same world")
@@ -170,7 +171,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Train, evaluate, and write the model with its page."""
     asked = arguments()
-    recipe = Recipe(seed=asked.seed, steps=asked.steps, threads=asked.threads)
+    recipe = Recipe(seed=asked.seed, steps=asked.steps, learning_rate=asked.learning_rate, threads=asked.threads)
     torch.set_num_threads(recipe.threads)
     config = json.loads(asked.config.read_text()) if asked.config else shipped_config()
     asked.out.mkdir(parents=True, exist_ok=True)
