@@ -18,6 +18,8 @@ EMBEDDING = ("batch", "pos", "d_model")
 NORM_SCALE = ("batch", "pos", "one")
 HEADS = ("batch", "pos", "head", "d_head")
 KV_HEADS = ("batch", "pos", "kv_head", "d_head")
+COPIES = ("batch", "pos", "head", "d_model")
+KV_COPIES = ("batch", "pos", "kv_head", "d_model")
 EDGES = ("batch", "head", "query_pos", "key_pos")
 NEURONS = ("batch", "pos", "d_mlp")
 LOGITS = ("batch", "pos", "d_vocab")
@@ -57,6 +59,12 @@ STANDARD: Mapping[str, Standard] = {
     "hook_embed": Standard(EMBEDDING, "what the token embedding puts on the stream, after its scaling or norm", False),
     "hook_pos_embed": Standard(EMBEDDING, "what the position embedding puts on the stream", False),
     "hook_resid_pre": Standard(EMBEDDING, "the stream before the layer"),
+    "hook_attn_in": Standard(
+        COPIES, "each head's own copy of the stream, before the norm; its query, key and value read it", on_demand=True
+    ),
+    "hook_q_input": Standard(COPIES, "what each query alone reads of the stream, before the norm", on_demand=True),
+    "hook_k_input": Standard(KV_COPIES, "what each key alone reads of the stream, before the norm", on_demand=True),
+    "hook_v_input": Standard(KV_COPIES, "what each value alone reads of the stream, before the norm", on_demand=True),
     **norm("ln1"),
     "attn.hook_in": Standard(EMBEDDING, "what the mixer reads: after gain and bias of its norm"),
     "attn.hook_q": Standard(HEADS, "queries: the projection with bias, before query norm and rotary"),
@@ -90,7 +98,7 @@ STANDARD: Mapping[str, Standard] = {
     "attn.hook_z_ungated": Standard(HEADS, "the mixed values, before an output gate or sub-norm"),
     "attn.hook_z": Standard(HEADS, "the mixed values: exactly what W_O multiplies"),
     "attn.hook_result": Standard(
-        ("batch", "pos", "head", "d_model"),
+        COPIES,
         "what each head writes; with b_O it sums to attn.hook_out",
         on_demand=True,
     ),
@@ -98,6 +106,9 @@ STANDARD: Mapping[str, Standard] = {
     **norm("ln1_post"),
     "hook_attn_out": Standard(EMBEDDING, "what the mixer adds to the stream"),
     "hook_resid_mid": Standard(EMBEDDING, "the stream between mixer and channel part"),
+    "hook_mlp_in": Standard(
+        EMBEDDING, "what the channel part alone reads of the stream, before its norm", on_demand=True
+    ),
     **norm("ln2"),
     "mlp.hook_in": Standard(EMBEDDING, "what the channel part reads: after gain and bias of its norm"),
     "mlp.hook_pre": Standard(NEURONS, "the (gate's) pre-activation"),
@@ -140,6 +151,8 @@ ACCEPTED_DIMS: Mapping[str, str] = {"head": "kv_head"}
 LOOKALIKES: Sequence[tuple[str, str, str]] = (
     ("attn.hook_out", "hook_attn_out", "the part's own output / what is added to the stream"),
     ("mlp.hook_out", "hook_mlp_out", "the part's own output / what is added to the stream"),
+    ("attn.hook_in", "hook_attn_in", "what all heads read, after the norm / each head's own copy, before the norm"),
+    ("mlp.hook_in", "hook_mlp_in", "after the norm / before the norm, apart from the stream"),
     ("attn.hook_in", "ln1.hook_normalized", "after gain and bias / before gain and bias"),
     ("mlp.hook_in", "ln2.hook_normalized", "after gain and bias / before gain and bias"),
     ("unembed.hook_in", "ln_final.hook_normalized", "after gain and bias / before gain and bias"),

@@ -46,7 +46,8 @@ def precise(subject: Subject) -> tuple[Subject, float, float]:
         wide = subject.in_dtype(torch.float64)
         probe = Prompt.of([min(3, subject.longest)], subject.model.shape.d_vocab)
         try:
-            exact = all(value.dtype is torch.float64 for value in wide.run(probe, capture("*")).values())
+            values = [value for value in wide.run(probe, capture("*")).values() if value.is_floating_point()]
+            exact = all(value.dtype is torch.float64 for value in values)
         except RuntimeError:
             exact = False
         if exact:

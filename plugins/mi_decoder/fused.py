@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from torch import Tensor
 
-__all__ = ["View", "of_each_head", "side_by_side", "transposed"]
+__all__ = ["EachExpert", "View", "of_each_head", "side_by_side", "transposed"]
 
 View = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class EachExpert:
+    """A tensor that holds all experts behind each other, and the view of one expert's part that is meant.
+
+    Source: transformers 5.24, GptOssExperts, GraniteMoeParallelExperts.
+    """
+
+    view: View = lambda tensor: tensor
+
+    def of(self, expert: int) -> View:
+        """The view for one expert."""
+        return lambda tensor: self.view(tensor[expert])
 
 
 def transposed(tensor: Tensor) -> Tensor:

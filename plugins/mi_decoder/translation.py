@@ -15,7 +15,7 @@ from mi_core.errors import BadConfig
 from mi_core.protocols import Backend
 from mi_decoder.activations import ACTIVATIONS
 from mi_decoder.decoder import Decoder
-from mi_decoder.fused import View
+from mi_decoder.fused import EachExpert, View
 from mi_decoder.mlp import GatedMLP
 from mi_decoder.parts import LayerLike, Norm
 
@@ -38,9 +38,9 @@ __all__ = [
     "stacked",
 ]
 
-Source = str | tuple[str | tuple[str, ...], Callable[..., Tensor]]
-"""A checkpoint module by name; its name and the view of its tensors that is meant (a part of a fused matrix); or
-several names and what puts their tensors together."""
+Source = str | tuple[str | tuple[str, ...], Callable[..., Tensor] | EachExpert]
+"""A checkpoint module by name; its name and the view of its tensors that is meant (a part of a fused matrix, or each
+expert's part of a stack); or several names and what puts their tensors together."""
 
 LLAMA_NAMES: Mapping[str, Source] = {
     "embed": "model.embed_tokens",
@@ -235,16 +235,22 @@ def blueprint(
 
 
 def weight(parameter: str, names: Mapping[str, Source], strip: str) -> Weight:
-    """Where a parameter comes from: ``layers.3.mixer.q_weight`` from ``model.layers.3.self_attn.q_proj.weight``."""
-    module, kind = re.fullmatch(r"(.+)[._](weight|bias)", parameter).groups()  # type: ignore[union-attr]
-    layer = re.match(r"layers\.(\d+)\.", module)
-    source = names[module if layer is None else module.replace(layer[0], "layers.*.", 1)]
+    """Where a parameter comes from: ``layers.3.mixer.q_weight`` from ``model.layers.3.self_attn.q_proj.weight``.
+
+    A name that is given for the parameter itself (``layers.*.mixer.sinks_bias``) is that of the tensor.
+    """
+    numbers = re.findall(r"(?<=\.)\d+(?=\.)", parameter)
+    pattern = re.sub(r"(?<=\.)\d+(?=\.)", "*", parameter)
+    module, kind = re.fullmatch(r"(.+)[._](weight|bias)", pattern).groups()  # type: ignore[union-attr]
+    source, suffix = (names[pattern], "") if pattern in names else (names[module], f".{kind}")
     found, view = (source, None) if isinstance(source, str) else source
-    number = "" if layer is None else layer[1]
-    full = [
-        f"{name.replace('*', number, 1).removeprefix(strip)}.{kind}"
-        for name in ((found,) if isinstance(found, str) else found)
-    ]
+    full = []
+    for name in (found,) if isinstance(found, str) else found:
+        for number in numbers:
+            name = name.replace("*", number, 1)
+        full.append(f"{name.removeprefix(strip)}{suffix}")
+    if isinstance(view, EachExpert):
+        view = view.of(int(numbers[-1]))
     return Weight.of(*full) if view is None else Weight.of(*full, view=view)
 
 

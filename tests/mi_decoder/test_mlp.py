@@ -16,7 +16,6 @@ from mi_decoder import GatedMLP
 from mi_decoder.activations import ACTIVATIONS
 from mi_decoder.mlp import GatedMLPModule
 
-
 BATCH = Batch(*(torch.zeros(shape, dtype=torch.long) for shape in ((2, 3), (2,), (2,), (2,), (2, 3))))
 
 
