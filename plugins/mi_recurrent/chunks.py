@@ -78,7 +78,8 @@ def compare(
     Source: Yang et al. 2024, arXiv:2312.06635, section 4 (secondary chunking).
     """
     half = log_decay.shape[-2] // 2
-    halves = log_decay.detach().abs().unflatten(-2, (2, half)).sum(-2)
+    first, second = (part.abs().sum(-2) for part in torch.chunk(log_decay.detach(), 2, -2))
+    halves = torch.maximum(first, second)
     strongest = float(halves.amax()) if halves.numel() else 0.0
     after = log_decay.cumsum(-2) if strongest < GENTLE else cumulative(log_decay)
     middle, end = after[..., half - 1 : half, :], after[..., -1:, :]

@@ -15,9 +15,33 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_recurrent.chunks import compare, in_chunks, one_after_the_other
+from mi_recurrent.chunks import Compared, compare, in_chunks, one_after_the_other
 
 __all__ = ["WKV7"]
+
+
+def one_chunk_after_the_other(
+    chunk: Compared,
+    v: Float[Tensor, "batch head chunk token d_value"],
+    own: Float[Tensor, "batch head chunk token d_value"],
+    carried: Float[Tensor, "batch head chunk token d_key"],
+    state: Float[Tensor, "rows d_key d_value"],
+) -> tuple[Float[Tensor, "batch head boundary d_key d_value"], Float[Tensor, "batch head chunk token d_value"]]:
+    """The states before each chunk and behind the last, and what each token removes.
+
+    That is what it removes of its own chunk, and what it reads of the state before by its ``carried`` vector.
+    """
+    lead = v.shape[:2]
+    own, carried = own.flatten(0, 1), carried.flatten(0, 1)
+    keys, removals = (x.mT.flatten(0, 1) for x in torch.chunk(chunk.writers, 2, -2))
+    kept, added = chunk.kept.flatten(0, 1), keys @ v.flatten(0, 1)
+    states, taken = [state], []
+    for place in range(v.shape[2]):
+        taken.append(torch.baddbmm(own[:, place], carried[:, place], states[-1]))
+        faded = kept[:, place] * states[-1] + added[:, place]
+        states.append(torch.baddbmm(faded, removals[:, place], taken[-1]))
+    boundaries, every = torch.stack(states, 1), torch.stack(taken, 1)
+    return boundaries.view(*lead, *boundaries.shape[1:]), every.view(*lead, *every.shape[1:])
 
 
 class WKV7:
@@ -45,23 +69,18 @@ class WKV7:
         r, log_decay, k, v, a, b = (in_chunks(x, self.size) for x in inputs)
         # what is removed sees what lies before it, what is read sees its own token too
         chunk = compare((a,), (r,), (k, b), log_decay)
-        (a_k, a_b), (r_k, r_b) = (part.split(self.size, -1) for part in chunk.products.split(self.size, -2))
-        from_state, reading = chunk.readers.split(self.size, -2)
+        to_remove, to_read = torch.chunk(chunk.products, 2, -2)
+        a_k, a_b = torch.chunk(to_remove, 2, -1)
+        from_state, reading = torch.chunk(chunk.readers, 2, -2)
         one = torch.eye(self.size, dtype=a_b.dtype, device=a_b.device)
         removed = torch.linalg.solve_triangular(
             one - a_b, torch.cat((a_k @ v, from_state), -1), upper=False, unitriangular=True
         )
-        keys, removals = (x.mT.flatten(0, 1) for x in chunk.writers.split(self.size, -2))
-        own, carried = (x.flatten(0, 1) for x in removed.split((v.shape[-1], from_state.shape[-1]), -1))
-        kept, added = chunk.kept.flatten(0, 1), keys @ v.flatten(0, 1)
-        states, taken = [state.flatten(0, 1)], []
-        for place in range(v.shape[2]):
-            taken.append(torch.baddbmm(own[:, place], carried[:, place], states[-1]))
-            faded = kept[:, place] * states[-1] + added[:, place]
-            states.append(torch.baddbmm(faded, removals[:, place], taken[-1]))
-        boundaries = torch.stack(states, 1).unflatten(0, state.shape[:2])
-        own = torch.stack(taken, 1).unflatten(0, state.shape[:2])
-        read = torch.cat((r_k, r_b), -1) @ torch.cat((v, own), -2) + reading @ boundaries[:, :, :-1]
+        n_values = v.shape[-1]
+        boundaries, own = one_chunk_after_the_other(
+            chunk, v, removed[..., :n_values], removed[..., n_values:], state.flatten(0, 1)
+        )
+        read = to_read @ torch.cat((v, own), -2) + reading @ boundaries[:, :, :-1]
         return one_after_the_other(read, inputs[0].shape[2]), boundaries
 
     def pattern(self, inputs: Sequence[Tensor]) -> Float[Tensor, "batch head query_pos key_pos"]:
