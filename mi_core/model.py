@@ -11,20 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mi_core.binding import Binding, bind
-from mi_core.calling import Called, call, call_in_chunks
-from mi_core.captured import captured_as
 from mi_core.errors import InputError, SpecError
 from mi_core.grids import Grid
 from mi_core.labelled import Label
-from mi_core.layout import Layout
 from mi_core.memory import ModelMemory
 from mi_core.metrics import Metric
 from mi_core.names import Point, Points
+from mi_core.plans import Logits, Plan, planned
 from mi_core.prompts import Prompts, read_prompts
 from mi_core.protocols import Backend, ModelShape
 from mi_core.provenance import Provenance
-from mi_core.receipt import Receipt
 from mi_core.run import Run
 from mi_core.spec import HookSpec
 from mi_core.taps import IDLE
@@ -38,7 +34,6 @@ if TYPE_CHECKING:  # text and sweeps are for those who want them
 
 __all__ = ["Model"]
 
-Logits = Literal["all", "last"] | None
 Lazy = Callable[[], "Tokenizer | None"]
 
 
@@ -102,6 +97,11 @@ class Model:
             self._tokenizer = self._tokenizer()
         return self._tokenizer  # type: ignore[return-value]
 
+    @property
+    def known_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, if it has been read."""
+        return self._tokenizer if hasattr(type(self._tokenizer), "encode") else None  # type: ignore[return-value]
+
     def hook_points(self, pattern: str | list[str] | None = None) -> list[Point]:
         """The points of this model in firing order: all of them, or those that a pattern stands for.
 
@@ -144,20 +144,51 @@ class Model:
             MemoryMismatch: the memory belongs to another model or another number of rows.
         """
         began = time.perf_counter()
+        plan = self.plan(
+            inputs,
+            spec,
+            logits=logits,
+            grad=grad,
+            resumable=resumable,
+            batch_tokens=batch_tokens,
+            memory=memory,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+        )
+        return plan.run(began)
+
+    def plan(
+        self,
+        inputs: Any,
+        spec: HookSpec | None = None,
+        *,
+        logits: Logits = "all",
+        grad: bool = False,
+        resumable: bool = False,
+        batch_tokens: int | None = None,
+        memory: ModelMemory | None = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+    ) -> Plan:
+        """What :meth:`run` with the same arguments would do, decided but not done, and what it would cost.
+
+        ``plan.explain()`` says it in words, ``plan.run()`` does it.
+
+        Raises:
+            SpecError: the spec asks for what this model or input does not have.
+            InputError: as in :meth:`run`.
+        """
         spec = self._spec(spec)
-        if logits not in ("all", "last", None):
-            raise InputError(f'logits={logits!r}: ask for "all", "last" or None.', logits=logits)
-        prompts = self._read(inputs, attention_mask, position_ids)
-        if memory is not None:
-            memory.check(self.backend, self.name, len(prompts.ids))
-        layout = Layout.of(prompts, None if memory is None else memory.length)
-        layout.check_context(self.shape, self.name)
-        binding = bind(spec, self.points, layout, prompts.rows)
-        last_layer = binding.last_layer if logits is None else None
-        if resumable:
-            last_layer = None if logits is not None else max(binding.last_layer, self.shape.n_layers - 1)
-        called = self._call(binding, memory, last_layer, logits, grad, resumable, batch_tokens)
-        return self._finished(binding, prompts, called, last_layer, logits, time.perf_counter() - began)
+        return planned(
+            self,
+            self._read(inputs, attention_mask, position_ids),
+            spec,
+            logits=logits,
+            grad=grad,
+            resumable=resumable,
+            batch_tokens=batch_tokens,
+            memory=memory,
+        )
 
     def sweep(
         self,
@@ -284,96 +315,6 @@ class Model:
             attention_mask=attention_mask,
             position_ids=position_ids,
         )
-
-    def _call(
-        self,
-        binding: Binding,
-        memory: ModelMemory | None,
-        last_layer: int | None,
-        logits: Logits,
-        grad: bool,
-        resumable: bool,
-        batch_tokens: int | None,
-    ) -> Called:
-        # somebody who looks behind the layers sees every position
-        computed = "all" if logits == "last" and binding.last_layer == self.shape.n_layers else logits
-        if batch_tokens is not None:
-            if batch_tokens < 1:
-                raise InputError(f"batch_tokens={batch_tokens}: at least 1.", batch_tokens=batch_tokens)
-            if grad or resumable or binding.needs_all_rows:
-                what = "grad=True" if grad else "resumable=True" if resumable else "a mean over the rows of this run"
-                raise InputError(f"batch_tokens runs the rows apart, but {what} needs them together. Leave one out.")
-            called = call_in_chunks(
-                binding,
-                self.backend,
-                self.device,
-                batch_tokens,
-                memory=memory,
-                last_layer=last_layer,
-                logits=computed,
-            )
-        else:
-            called = call(
-                binding,
-                self.backend,
-                self.device,
-                memory=memory,
-                record="all" if resumable else None,
-                last_layer=last_layer,
-                logits=computed,
-                grad=grad,
-            )
-        if computed != logits and called.logits is not None:
-            row = torch.arange(len(called.logits), device=called.logits.device)
-            last = called.logits[row, (binding.layout.length - 1).to(row.device)][:, None]
-            called = Called(last, called.record, called.trunk, called.chunks)
-        return called
-
-    def _finished(
-        self,
-        binding: Binding,
-        prompts: Prompts,
-        called: Called,
-        last_layer: int | None,
-        logits: Logits,
-        seconds: float,
-    ) -> Run:
-        record = called.record
-        ran = self.shape.n_layers if last_layer is None else min(last_layer + 1, self.shape.n_layers)
-        receipt = Receipt(
-            model=self.name,
-            provenance=self.provenance,
-            spec=repr(binding.spec),
-            asked=dict(binding.spellings),
-            fired=tuple(name for name in binding.points.by_name if name in record.fired),
-            layers=tuple(range(ran)),
-            stopped_after=last_layer if last_layer is not None and ran < self.shape.n_layers else None,
-            kernels={layer: binding.kernel(layer) for layer in range(ran)},
-            tokens=tuple(binding.layout.length.tolist()),
-            bos=tuple(self._bos(row.ids) for row in prompts.rows),
-            dtype=str(self.dtype).removeprefix("torch."),
-            device=str(self.device),
-            seconds=seconds,
-            chunks=called.chunks,
-        )
-        return Run(
-            prompts=prompts,
-            layout=binding.layout,
-            points=binding.points,
-            logits=called.logits if logits is not None else None,
-            last_only=logits == "last",
-            captured=captured_as(binding.after, record.after, record.path),
-            before=captured_as(binding.before, record.before, {}),
-            receipt=receipt,
-            trunk=called.trunk,
-        )
-
-    def _bos(self, ids: tuple[int, ...]) -> str | None:
-        known = self._tokenizer if hasattr(type(self._tokenizer), "encode") else None
-        if known is None or not ids:
-            return None
-        bos = known.bos  # type: ignore[union-attr]
-        return known.text(bos) if bos is not None and ids[0] == bos else None  # type: ignore[union-attr]
 
     def unembed(
         self, resid: Float[Tensor, "*batch d_model"], *, norm: bool = True, cap: bool = True

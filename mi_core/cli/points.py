@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mi_core.hookspecs import hookimpl
+from mi_core.layer_spans import spans
 
 if TYPE_CHECKING:
     from mi_core.names import Point
@@ -72,17 +72,6 @@ def lines(found: Iterable[Point]) -> Iterator[tuple[str, Site]]:
     for site, where in layers.values():
         inside = [layer for layer in where if layer is not None]
         yield (f"blocks.{spans(inside)}.{site.name}" if inside else site.name), site
-
-
-def spans(layers: Iterable[int]) -> str:
-    """Layers as a pattern takes them.
-
-    >>> spans([2]), spans([0, 1, 2]), spans([0, 2, 3])
-    ('2', '{0..2}', '{0,2..3}')
-    """
-    runs = [[layer for _, layer in run] for _, run in groupby(enumerate(layers), lambda pair: pair[1] - pair[0])]
-    parts = [f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
-    return parts[0] if len(parts) == 1 and ".." not in parts[0] else "{" + ",".join(parts) + "}"
 
 
 def axes(site: Site) -> str:

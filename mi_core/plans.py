@@ -1,0 +1,225 @@
+"""What a run will do, decided before it: which layers, which kernels, what is kept where; and what it costs.
+
+`Model.run` makes this plan and carries it out; `Model.plan` makes it and leaves it at that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from mi_core.binding import Binding, bind
+from mi_core.calling import Called, call, call_in_chunks, row_chunks
+from mi_core.captured import captured_as
+from mi_core.errors import InputError
+from mi_core.layout import Layout
+from mi_core.memory import ModelMemory
+from mi_core.prompts import Prompts
+from mi_core.protocols import Backend
+from mi_core.receipt import Receipt
+from mi_core.run import Run
+from mi_core.spec import HookSpec
+
+if TYPE_CHECKING:
+    from mi_core.model import Model
+    from mi_core.rehearsing import Rehearsed
+
+__all__ = ["Logits", "Plan", "planned"]
+
+Logits = Literal["all", "last"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One run of a model, decided: :meth:`explain` says it in words, :meth:`run` does it."""
+
+    model: Model
+    prompts: Prompts
+    binding: Binding
+    """What the spec does, at which points and on which part of them."""
+    logits: Logits
+    grad: bool = False
+    resumable: bool = False
+    memory: ModelMemory | None = None
+    batch_tokens: int | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """The rows, left-aligned."""
+        return self.binding.layout
+
+    @property
+    def last_layer(self) -> int | None:
+        """The last layer that anybody needs (-1: the embedding); None where logits are wanted."""
+        if self.logits is not None:
+            return None
+        needed = self.binding.last_layer
+        return max(needed, self.model.shape.n_layers - 1) if self.resumable else needed
+
+    @property
+    def layers(self) -> range:
+        """The layers that are run."""
+        n_layers, last = self.model.shape.n_layers, self.last_layer
+        return range(n_layers if last is None else min(last + 1, n_layers))
+
+    @property
+    def stops_after(self) -> int | None:
+        """The layer after which the run stops because nothing behind it is needed; None for a whole run."""
+        return self.last_layer if len(self.layers) < self.model.shape.n_layers else None
+
+    @property
+    def unembedded(self) -> Logits:
+        """The columns whose logits are computed: all, where somebody looks behind the layers."""
+        beyond = self.binding.last_layer == self.model.shape.n_layers
+        return "all" if self.logits == "last" and beyond else self.logits
+
+    @property
+    def kernels(self) -> dict[int, str]:
+        """For each layer that is run: ``"fused"``, or why not."""
+        return {layer: self.binding.kernel(layer) for layer in self.layers}
+
+    @cached_property
+    def chunks(self) -> list[Tensor] | None:
+        """The rows of each call, where they are run apart; None for one call."""
+        return None if self.batch_tokens is None else row_chunks(self.layout.length, self.batch_tokens)
+
+    @cached_property
+    def rehearsal(self) -> Rehearsed:
+        """What the run costs and what it brings, found by running it on tensors without numbers.
+
+        Functions (`Apply`) are not called. Under ``grad=True`` it is the forward pass that is counted.
+        """
+        from mi_core.rehearsing import rehearse
+
+        return rehearse(self)
+
+    @property
+    def operations(self) -> int | None:
+        """Floating-point operations, as PyTorch's own counter counts them; None where they cannot be told."""
+        cost = self.rehearsal.cost
+        return None if cost is None else cost.operations
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most memory that is held at one time beside the weights; None where it cannot be told."""
+        cost = self.rehearsal.cost
+        return None if cost is None else cost.peak
+
+    def explain(self) -> str:
+        """The plan in words."""
+        from mi_core.explaining import as_text, run_topics
+
+        return as_text(run_topics(self))
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON."""
+        from mi_core.explaining import run_data
+
+        return run_data(self)
+
+    def run(self, began: float | None = None) -> Run:
+        """Do what is planned."""
+        began = time.perf_counter() if began is None else began
+        called = self.called(self.model.backend)
+        return self.finished(called, time.perf_counter() - began)
+
+    def called(self, backend: Backend) -> Called:
+        """The calls of the model, or of a stand-in for its backend."""
+        device, computed = self.model.device, self.unembedded
+        if self.batch_tokens is None:
+            called = call(
+                self.binding,
+                backend,
+                device,
+                memory=self.memory,
+                record="all" if self.resumable else None,
+                last_layer=self.last_layer,
+                logits=computed,
+                grad=self.grad,
+            )
+        else:
+            called = call_in_chunks(
+                self.binding,
+                backend,
+                device,
+                self.batch_tokens,
+                memory=self.memory,
+                last_layer=self.last_layer,
+                logits=computed,
+            )
+        if computed != self.logits and called.logits is not None:
+            row = torch.arange(len(called.logits), device=called.logits.device)
+            last = called.logits[row, (self.layout.length - 1).to(row.device)][:, None]
+            called = replace(called, logits=last)
+        return called
+
+    def finished(self, called: Called, seconds: float) -> Run:
+        """The run, with its account."""
+        binding, record = self.binding, called.record
+        receipt = Receipt(
+            model=self.model.name,
+            provenance=self.model.provenance,
+            spec=repr(binding.spec),
+            asked=dict(binding.spellings),
+            fired=tuple(name for name in binding.points.by_name if name in record.fired),
+            layers=tuple(self.layers),
+            stopped_after=self.stops_after,
+            kernels=self.kernels,
+            tokens=tuple(binding.layout.length.tolist()),
+            bos=tuple(self._bos(row.ids) for row in self.prompts.rows),
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            device=str(self.model.device),
+            seconds=seconds,
+            chunks=called.chunks,
+        )
+        return Run(
+            prompts=self.prompts,
+            layout=binding.layout,
+            points=binding.points,
+            logits=called.logits if self.logits is not None else None,
+            last_only=self.logits == "last",
+            captured=captured_as(binding.after, record.after, record.path),
+            before=captured_as(binding.before, record.before, {}),
+            receipt=receipt,
+            trunk=called.trunk,
+        )
+
+    def _bos(self, ids: Sequence[int]) -> str | None:
+        known = self.model.known_tokenizer
+        if known is None or not ids:
+            return None
+        return known.text(known.bos) if known.bos is not None and ids[0] == known.bos else None
+
+
+def planned(
+    model: Model,
+    prompts: Prompts,
+    spec: HookSpec,
+    *,
+    logits: Logits = "all",
+    grad: bool = False,
+    resumable: bool = False,
+    batch_tokens: int | None = None,
+    memory: ModelMemory | None = None,
+) -> Plan:
+    """Decide; raises what :meth:`Model.run` raises before it runs."""
+    if logits not in ("all", "last", None):
+        raise InputError(f'logits={logits!r}: ask for "all", "last" or None.', logits=logits)
+    if memory is not None:
+        memory.check(model.backend, model.name, len(prompts.ids))
+    layout = Layout.of(prompts, None if memory is None else memory.length)
+    layout.check_context(model.shape, model.name)
+    binding = bind(spec, model.points, layout, prompts.rows)
+    if batch_tokens is not None:
+        if batch_tokens < 1:
+            raise InputError(f"batch_tokens={batch_tokens}: at least 1.", batch_tokens=batch_tokens)
+        if grad or resumable or binding.needs_all_rows:
+            what = "grad=True" if grad else "resumable=True" if resumable else "a mean over the rows of this run"
+            raise InputError(f"batch_tokens runs the rows apart, but {what} needs them together. Leave one out.")
+    return Plan(model, prompts, binding, logits, grad, resumable, memory, batch_tokens)
