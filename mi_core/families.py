@@ -9,11 +9,22 @@ from torch import nn
 from mi_core import plugins
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
-from mi_core.errors import BadConfig, BrokenPlugin, MiError, UnknownFamily, UnknownPlugin
+from mi_core.errors import (
+    BadConfig,
+    BrokenPlugin,
+    MiError,
+    ModelNotFound,
+    PluginConflict,
+    PluginError,
+    UnknownFamily,
+    UnknownPlugin,
+)
+from mi_core.files import Files
+from mi_core.fill import listing
 from mi_core.protocols import Backend
 from mi_core.tensors import TensorIndex
 
-__all__ = ["blueprint_of", "empty_backend", "family_of"]
+__all__ = ["blueprint_of", "config_of", "empty_backend", "family_of"]
 
 GROUP: Final = "mi_core.families"
 
@@ -39,6 +50,41 @@ def family_of(config: Config, name: str | None = None) -> plugins.Plugin:
             installed=tuple(plugins.names(GROUP)),
             where=config.where,
         ) from error
+
+
+def config_of(files: Files, tensors: TensorIndex, name: str | None = None) -> Config:
+    """The config of a checkpoint that has none: what the family says that knows its tensors, or the one that is named.
+
+    Raises:
+        ModelNotFound: no family knows these tensors.
+        PluginConflict: several do.
+    """
+    stated = {}
+    for each in plugins.names(GROUP) if name is None else (name,):
+        try:
+            family = plugins.plugin(GROUP, each)
+        except PluginError:
+            if name is not None:
+                raise
+            continue  # a broken plugin hurts nobody else; `mi models` reports it
+        found = family.call("mi_config", tensors=tensors) if family.implements("mi_config") else None
+        if found is not None:
+            stated[each] = found
+    if not stated:
+        who = "no installed family knows" if name is None else f"the family {name!r} does not know"
+        raise ModelNotFound(
+            f"{files.where}: no 'config.json', and {who} its tensors ({listing(tensors)}), so how to read them is not "
+            f"known. It has: {', '.join(files.names())}.",
+            where=files.where,
+        )
+    if len(stated) > 1:
+        raise PluginConflict(
+            f"{files.where}: no 'config.json', and the families {' and '.join(stated)} both know its tensors. Name one "
+            "with backend=.",
+            where=files.where,
+            families=tuple(stated),
+        )
+    return Config(next(iter(stated.values())), where=f"{files.where} (no config.json: read from the tensors)")
 
 
 def refuse_quantised(config: Config) -> None:

@@ -19,7 +19,7 @@ class Files:
     """Which files does a checkpoint have, and where do they lie?
 
     Names are relative, with forward slashes. ``where`` says in words what this is, for messages; ``revision`` is the
-    commit where the Hub has one.
+    commit where the Hub has one. ``only`` names the one file that counts, of a checkpoint that is a file.
 
     Raises:
         CorruptCheckpoint: a name that points outside the folder.
@@ -27,8 +27,16 @@ class Files:
         BadConfig: a JSON file that holds no JSON object.
     """
 
-    def __init__(self, root: Path | Traversable, *, where: str | None = None, revision: str | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | Traversable,
+        *,
+        where: str | None = None,
+        revision: str | None = None,
+        only: str | None = None,
+    ) -> None:
         self.root = root
+        self.only = only
         self.where = str(root) if where is None else where
         self.revision = revision
 
@@ -39,16 +47,21 @@ class Files:
         """The files that lie directly in the folder, sorted."""
         if not self.root.is_dir():
             return ()
-        return tuple(sorted(entry.name for entry in self.root.iterdir() if entry.is_file()))
+        return tuple(
+            sorted(entry.name for entry in self.root.iterdir() if entry.is_file() and self._counts(entry.name))
+        )
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
-        return is_file(self._entry(name))
+        return self._counts(name) and is_file(self._entry(name))
+
+    def _counts(self, name: str) -> bool:
+        return self.only in (None, name)
 
     def path(self, name: str) -> Path:
         """A real path to a file; one inside an archive is unpacked until the process ends."""
         entry = self._entry(name)
-        if not is_file(entry):
+        if not self._counts(name) or not is_file(entry):
             raise ModelNotFound(
                 f"{self.where}: no file {name!r}. It has: {', '.join(self.names()) or 'nothing'}.",
                 name=name,

@@ -40,6 +40,15 @@ def mi_family(config: Config, tensors: TensorIndex | None) -> Blueprint:
 
 
 @hookspec
+def mi_config(tensors: TensorIndex) -> Mapping[str, Any] | None:
+    """What config.json would say of a checkpoint that has none, from its tensors; None: not of this family.
+
+    A family whose checkpoints come without a config implements it; at most one may know a checkpoint.
+    """
+    raise NotImplementedError
+
+
+@hookspec
 def mi_family_examples() -> Sequence[Mapping[str, Any]]:
     """Tiny configs that together turn on every option of the family; the kit and `mi.build` use them."""
     raise NotImplementedError

@@ -18,12 +18,12 @@ import torch
 from mi_core import registry
 from mi_core.config import Config
 from mi_core.errors import BadConfig, LoadError, ModelNotFound
-from mi_core.families import blueprint_of, empty_backend, family_of
+from mi_core.families import blueprint_of, config_of, empty_backend, family_of
 from mi_core.files import Files, is_file
 from mi_core.fill import fill
 from mi_core.inert import check_config_used
 from mi_core.provenance import Provenance
-from mi_core.tensors import TensorIndex
+from mi_core.tensors import PICKLES, TensorIndex
 
 if TYPE_CHECKING:
     from mi_core.model import Model
@@ -75,7 +75,8 @@ def load(
     may change the numbers is read; anything else is an error that lists the names.
 
     Args:
-        ref: An embedded model's name (`mi models` lists them); a folder, with a slash or a leading dot; a Hub id.
+        ref: An embedded model's name (`mi models` lists them); a folder, with a slash or a leading dot; a Hub id; a
+            ``.pth`` file, which needs ``allow_pickle=True`` and a family that knows its tensors.
         device: ``"auto"`` takes CUDA, then MPS, then the CPU.
         dtype: ``"auto"`` takes the config's, else that of the first tensor. On the CPU and in the checkpoint's own
             dtype nothing is copied: the parameters are views of the file.
@@ -85,7 +86,8 @@ def load(
         backend: The family that shall read the checkpoint, instead of the one that its model_type names.
         ignore_config: Config keys that may go unread.
         ignore_tensors: Names or patterns of tensors that may go unused.
-        allow_pickle: Read ``pytorch_model.bin`` where there are no safetensors; without running code from it.
+        allow_pickle: Read pickle files (``pytorch_model.bin``, one ``.pth`` in a folder or alone) where there are no
+            safetensors; without running code from them.
 
     Raises:
         ModelNotFound: there is no such model, folder or repository, or a file of it is missing.
@@ -101,9 +103,14 @@ def load(
 
     place = chosen_device(device)
     files = resolve(ref, revision=revision, token=token, allow_pickle=allow_pickle)
-    config = read_config(files)
-    family = family_of(config, backend)
-    tensors = TensorIndex.read(files, allow_pickle=allow_pickle)
+    if files.has(CONFIG) or not files.names():
+        config = read_config(files)
+        family = family_of(config, backend)
+        tensors = TensorIndex.read(files, allow_pickle=allow_pickle)
+    else:
+        tensors = TensorIndex.read(files, allow_pickle=allow_pickle)
+        config = config_of(files, tensors, backend)
+        family = family_of(config, backend)
     blueprint = blueprint_of(family, config, tensors)
     ignored_config = check_config_used(config, blueprint.inert, ignore=ignore_config, family=family.name)
     made, module = empty_backend(family, blueprint)
@@ -144,6 +151,8 @@ def resolve(
     """
     name = os.fspath(ref)
     folder = Path(os.path.expanduser(name))  # noqa: PTH111  # Path's own raises where there is no such user
+    if name.endswith(PICKLES) and is_file(folder):
+        return Files(folder.parent, where=f"file {name!r}", only=folder.name)
     there = os.path.isdir(folder)  # noqa: PTH112  # Path's own raises for names that are too long
     if not isinstance(ref, str) or "/" in name or os.sep in name or name.startswith((".", "~")):
         if there:

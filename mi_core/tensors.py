@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -14,12 +14,13 @@ from mi_core.errors import BadConfig, CorruptCheckpoint, ModelNotFound
 from mi_core.files import Files
 from mi_core.safetensors_header import TensorInfo, read_header
 
-__all__ = ["TensorIndex", "TensorInfo"]
+__all__ = ["PICKLES", "TensorIndex", "TensorInfo"]
 
 SINGLE: Final = "model.safetensors"
 SHARDED: Final = "model.safetensors.index.json"
 PICKLE: Final = "pytorch_model.bin"
 PICKLE_SHARDED: Final = "pytorch_model.bin.index.json"
+PICKLES: Final = (".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,19 @@ class TensorIndex(Mapping[str, TensorInfo]):
             return cls._of_headers(files, {SINGLE: read_header(files.path(SINGLE))})
         if files.has(SHARDED):
             return cls._sharded(files)
-        pickles = [name for name in files.names() if name.endswith((".bin", ".pt", ".pth"))]
+        pickles = [name for name in files.names() if name.endswith(PICKLES)]
         if allow_pickle and (files.has(PICKLE) or files.has(PICKLE_SHARDED)):
-            return cls._pickled(files)
+            shards = [PICKLE] if files.has(PICKLE) else sorted(set(weight_map(files, PICKLE_SHARDED).values()))
+            return cls._pickled(files, shards)
+        if allow_pickle and len(pickles) == 1:
+            return cls._pickled(files, pickles)
+        if allow_pickle and pickles:
+            raise ModelNotFound(
+                f"{files.where}: several pickle files ({', '.join(pickles)}), none of them called {PICKLE!r}. Give the "
+                "path of the one that is meant.",
+                where=files.where,
+                files=tuple(pickles),
+            )
         if pickles and not allow_pickle:
             raise ModelNotFound(
                 f"{files.where}: the weights are pickle files ({', '.join(pickles)}), which can run code when they are "
@@ -105,8 +116,7 @@ class TensorIndex(Mapping[str, TensorInfo]):
         return cls(infos, {}, files.where, {})
 
     @classmethod
-    def _pickled(cls, files: Files) -> TensorIndex:
-        shards = [PICKLE] if files.has(PICKLE) else sorted(set(weight_map(files, PICKLE_SHARDED).values()))
+    def _pickled(cls, files: Files, shards: Sequence[str]) -> TensorIndex:
         tensors: dict[str, Tensor] = {}
         for shard in shards:
             tensors |= unpickled(files, shard)

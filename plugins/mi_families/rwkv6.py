@@ -1,7 +1,8 @@
-"""RWKV-6 ("Finch", x060): world models in the Hugging Face layout.
+"""RWKV-6 ("Finch", x060): world models, in the Hugging Face layout and in the original one.
 
 Traits: as RWKV-5, with decays and token-shift mixes that depend on the token, through low-rank maps.
-Source: Peng et al. 2024, arXiv:2404.05892; the code that RWKV/v6-Finch models come with.
+Source: Peng et al. 2024, arXiv:2404.05892; the code that RWKV/v6-Finch models come with;
+the package rwkv 0.8.32.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from mi_decoder.stateful import StatefulLayer
 from mi_recurrent import ChannelMix, RWKV6TimeMix
 from mi_recurrent.checkpoints import refuse_other_versions, shape_of
 from mi_recurrent.huggingface import blueprint_of, head_eps, heads_of, width_of
+from mi_recurrent.layouts import HUGGING_FACE_6, ORIGINAL_6, Layout, is_original
+from mi_recurrent.original import head_size_of, sizes_of
 
-__all__ = ["mi_family", "mi_family_examples"]
+__all__ = ["mi_config", "mi_family", "mi_family_examples"]
 
-MIXES = {"mix_k": "time_maa_k", "mix_r": "time_maa_r"}
+VERSION = "RWKV-6"
 LARGE = 4096
 """The width from which on the reference doubles the ranks."""
 
@@ -29,29 +32,38 @@ LARGE = 4096
 @hookimpl
 def mi_family(config: Config, tensors: TensorIndex | None) -> Blueprint:
     """A decoder of equal recurrent layers."""
-    refuse_other_versions(tensors, "RWKV-6", config)
+    refuse_other_versions(tensors, VERSION, config)
+    names = ORIGINAL_6 if is_original(tensors) else HUGGING_FACE_6
     d_model, eps = config.size("hidden_size"), head_eps(config)
     norm = LayerNorm(config.number("layer_norm_epsilon", default=1e-5, at_least=0.0))
-    layers = tuple(
-        StatefulLayer(
-            RWKV6TimeMix(heads_of(config, tensors, index), *ranks(d_model, tensors, index), eps),
-            ChannelMix(width_of(config, tensors, index, int(3.5 * d_model) // 32 * 32), gated=True, weighs="previous"),
-            norm,
-            norm,
-        )
-        for index in range(config.size("num_hidden_layers"))
-    )
+
+    def layer(index: int) -> StatefulLayer:
+        heads = heads_of(config, tensors, names, index)
+        d_mlp = width_of(config, tensors, names, index, int(3.5 * d_model) // 32 * 32)
+        mixer = RWKV6TimeMix(heads, *ranks(d_model, tensors, names, index), eps)
+        return StatefulLayer(mixer, ChannelMix(d_mlp, gated=True, weighs="previous"), norm, norm)
+
+    layers = tuple(layer(index) for index in range(config.size("num_hidden_layers")))
     # the reference builds its last norm without the config's eps
     model = Decoder(config.size("vocab_size"), d_model, layers, ln_final=LayerNorm(1e-5), embed_norm=norm)
-    return blueprint_of(model.build, config, tensors, MIXES)
+    return blueprint_of(model.build, config, tensors, names)
 
 
-def ranks(d_model: int, tensors: TensorIndex | None, index: int) -> tuple[int, int]:
+def ranks(d_model: int, tensors: TensorIndex | None, names: Layout, index: int) -> tuple[int, int]:
     """The ranks behind the mixes and the decay: from the tensors; no config states them."""
     if tensors is None:
         return (64, 128) if d_model == LARGE else (32, 64)
-    part = f"rwkv.blocks.{index}.attention"
-    return shape_of(tensors, f"{part}.time_maa_w2")[1], shape_of(tensors, f"{part}.time_decay_w1")[1]
+    mixes, decay = (names.name(f"blocks.{index}.mixer.time_{name}") for name in ("maa_w2", "decay_w1"))
+    return shape_of(tensors, mixes)[1], shape_of(tensors, decay)[1]
+
+
+@hookimpl
+def mi_config(tensors: TensorIndex) -> Mapping[str, Any] | None:
+    """Of an original file: all sizes are in its tensors."""
+    sizes = sizes_of(tensors, VERSION)
+    if sizes is None:
+        return None
+    return {"model_type": "rwkv6", **sizes, "head_size": head_size_of(tensors, "time_faaaa")}
 
 
 @hookimpl

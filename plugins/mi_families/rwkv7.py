@@ -1,13 +1,14 @@
-"""RWKV-7 ("Goose") in the layout of flash-linear-attention.
+"""RWKV-7 ("Goose"), in the layout of flash-linear-attention and in the original one.
 
 Traits: no attention, a state per head with removal and write, low-rank maps for decay, removal, value mix and gate,
 layer norms with biases, a norm on the embedding. Sizes come from the tensors where there are any.
-Source: Peng et al. 2025, arXiv:2503.14456; flash-linear-attention 0.6, models/rwkv7.
+Source: Peng et al. 2025, arXiv:2503.14456; flash-linear-attention 0.6, models/rwkv7; the package rwkv
+0.8.32.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,8 +23,15 @@ from mi_decoder import Decoder, LayerNorm
 from mi_decoder.stateful import StatefulLayer
 from mi_recurrent import ChannelMix, RWKV7TimeMix
 from mi_recurrent.checkpoints import blueprint, refuse_other_versions, shape_of
+from mi_recurrent.layouts import FLASH, ORIGINAL_7, Layout, is_original
+from mi_recurrent.original import head_size_of, sizes_of
 
-__all__ = ["mi_family", "mi_family_examples"]
+__all__ = ["mi_config", "mi_family", "mi_family_examples"]
+
+VERSION = "RWKV-7"
+ORIGINAL_EPS = 64e-5
+"""Of the norm over each head in the original code, whatever the head's size."""
+DROPPED = {f"blocks.0.att.v{digit}": "the first layer has no value mix" for digit in "012"}
 
 INERT = {
     "attn_mode": "which kernel the reference uses",
@@ -38,15 +46,8 @@ INERT = {
         "read from the tensors",
     ),
 }
-ATTENTION = {
-    "receptance": "r_proj.weight",
-    "key": "k_proj.weight",
-    "value": "v_proj.weight",
-    "output": "o_proj.weight",
-    "ln_x": "g_norm",
-}
-OUTSIDE = {"embed_weight": "model.embeddings.weight", "unembed_weight": "lm_head.weight"}
-NORMS = {"embed_norm": "model.layers.0.pre_norm", "ln_final": "model.norm"}
+RANKED = {"w": "decay", "a": "a", "v": "v", "g": "gate"}
+"""The low-rank maps, and what configs call them."""
 MIXES = "rwkvag"
 """The order in which old checkpoints stack the token shift's mixes."""
 
@@ -54,19 +55,23 @@ MIXES = "rwkvag"
 @hookimpl
 def mi_family(config: Config, tensors: TensorIndex | None) -> Blueprint:
     """A decoder of recurrent layers; the first has no value mix."""
-    refuse_other_versions(tensors, "RWKV-7", config)
+    refuse_other_versions(tensors, VERSION, config)
     refuse_variants(config)
+    original = is_original(tensors)
+    names = ORIGINAL_7 if original else FLASH
     d_model, eps = config.size("hidden_size"), config.number("norm_eps", default=1e-5, at_least=0.0)
+    # null: as the layout's own code has it
+    stated_eps = config.number("head_norm_eps", default=ORIGINAL_EPS if original else None, at_least=0.0)
     norm = LayerNorm(eps)
 
     def layer(index: int) -> StatefulLayer:
-        n_heads, d_mlp, ranks = sizes(config, tensors, index)
+        n_heads, d_mlp, ranks = sizes(config, tensors, names, index)
         mixer = RWKV7TimeMix(
             n_heads,
             *ranks,
             # Source: flash-linear-attention 0.6: GroupNorm(eps=head_dim * norm_eps)
-            eps=d_model // n_heads * eps,
-            fused_norm=config.flag("fuse_norm", default=True),
+            eps=d_model // n_heads * eps if stated_eps is None else stated_eps,
+            fused_norm=config.flag("fuse_norm", default=not original),
         )
         return StatefulLayer(mixer, ChannelMix(d_mlp, gated=False, weighs="previous", shape=()), norm, norm)
 
@@ -78,8 +83,26 @@ def mi_family(config: Config, tensors: TensorIndex | None) -> Blueprint:
         embed_norm=norm,
     )
     stacked = tensors is not None and "model.layers.0.attn.x_x" in tensors
-    tied = config.flag("tie_word_embeddings", default=False)
-    return blueprint(model.build, lambda name: source(name, stacked=stacked), tensors, tied=tied, inert=INERT)
+    return blueprint(
+        model.build,
+        stacked_source if stacked else names,
+        tensors,
+        tied=config.flag("tie_word_embeddings", default=False),
+        inert=INERT,
+        dropped=DROPPED if original else None,
+    )
+
+
+@hookimpl
+def mi_config(tensors: TensorIndex) -> Mapping[str, Any] | None:
+    """Of an original file: all sizes are in its tensors, and the constants in its code."""
+    found = sizes_of(tensors, VERSION)
+    if found is None:
+        return None
+    head = {"head_dim": head_size_of(tensors, "r_k"), "head_norm_eps": ORIGINAL_EPS, "fuse_norm": False}
+    ranks = ranks_of(tensors, ORIGINAL_7, 1 if found["num_hidden_layers"] > 1 else 0, found["hidden_size"])
+    known = {f"{name}_low_rank_dim": rank for name, rank in zip(RANKED.values(), ranks, strict=True)}
+    return {"model_type": "rwkv7", **found, "norm_eps": 1e-5, **head, **known}
 
 
 def refuse_variants(config: Config) -> None:
@@ -110,25 +133,23 @@ def refuse_variants(config: Config) -> None:
         )
 
 
-def sizes(config: Config, tensors: TensorIndex | None, index: int) -> tuple[int, int, tuple[int, int, int | None, int]]:
+def sizes(
+    config: Config, tensors: TensorIndex | None, names: Layout, index: int
+) -> tuple[int, int, tuple[int, int, int | None, int]]:
     """Heads, width of the channel part, and ranks of a layer: from the tensors, or from the config alone."""
+    d_model = config.size("hidden_size")
     if tensors is None:
-        width, head = config.size("hidden_size"), config.size("head_dim", default=64)
-        d_mlp = config.size("intermediate_size", default=int(width * config.number("hidden_ratio", default=4.0)))
-        ranks = [config.size(f"{name}_low_rank_dim") for name in ("decay", "a", "v", "gate")]
-        n_heads = width // head
+        d_mlp = config.size("intermediate_size", default=int(d_model * config.number("hidden_ratio", default=4.0)))
+        n_heads = d_model // config.size("head_dim", default=64)
+        ranks = tuple(config.size(f"{name}_low_rank_dim") for name in RANKED.values())
     else:
         config.get("intermediate_size")
-        part = f"model.layers.{index}.attn"
-        n_heads = shape_of(tensors, f"{part}.r_k")[0]
-        d_mlp = shape_of(tensors, f"model.layers.{index}.ffn.key.weight")[0]
-        ranks = [
-            shape_of(tensors, f"{part}.{letter}_lora.lora.0.weight")[0] if index or letter != "v" else 0
-            for letter in "wavg"
-        ]
-    if config.size("hidden_size") % n_heads:
+        d_mlp = shape_of(tensors, names.name(f"blocks.{index}.channel.key_weight"))[0]
+        n_heads = shape_of(tensors, names.name(f"blocks.{index}.mixer.r_k"))[0]
+        ranks = ranks_of(tensors, names, index, d_model)
+    if n_heads == 0 or d_model % n_heads:
         raise BadConfig(
-            f"{config.where}: 'hidden_size' is {config.size('hidden_size')!r}, which {n_heads} heads do not divide.",
+            f"{config.where}: 'hidden_size' is {d_model!r}, which {n_heads} heads do not divide.",
             path=config.where,
             key="hidden_size",
         )
@@ -136,29 +157,23 @@ def sizes(config: Config, tensors: TensorIndex | None, index: int) -> tuple[int,
     return n_heads, d_mlp, (decay, a, v if index else None, gate)
 
 
-def source(name: str, *, stacked: bool) -> str | Weight:
-    """Where a parameter comes from."""
-    if name in OUTSIDE:
-        return OUTSIDE[name]
-    where, _, leaf = name.rpartition(".")
-    if where in NORMS:
-        return f"{NORMS[where]}.{leaf}"
-    _, index, part, *_ = name.split(".")
-    layer = f"model.layers.{index}"
-    if part in ("ln1", "ln2"):
-        return f"{layer}.{'attn' if part == 'ln1' else 'ffn'}_norm.{leaf}"
-    if part == "channel":
-        return f"{layer}.ffn.{'x_k' if leaf == 'mix_k' else leaf.replace('_weight', '.weight')}"
-    low = re.fullmatch(r"([wavg])_(down|up)_(weight|bias)", leaf)
-    if low:
-        return f"{layer}.attn.{low[1]}_lora.lora.{'0' if low[2] == 'down' else '2'}.{low[3]}"
-    if stacked and leaf.startswith("x_"):
-        row = MIXES.index(leaf[-1])
-        return Weight.of(f"{layer}.attn.x_x", view=lambda mixes: one_mix(mixes, row))
-    kind, _, what = leaf.rpartition("_")
-    if kind == "ln_x":
-        return f"{layer}.attn.g_norm.{what}"
-    return f"{layer}.attn.{ATTENTION.get(kind, leaf)}"
+def ranks_of(tensors: TensorIndex, names: Layout, index: int, d_model: int) -> tuple[int, ...]:
+    """Of decay, removal, value mix (1 in the first layer, which has none) and gate."""
+    maps = {letter: names.name(f"blocks.{index}.mixer.{letter}_down_weight") for letter in RANKED}
+    # a map is [rank, d_model] or the other way round
+    return tuple(
+        1 if letter == "v" and not index else math.prod(shape_of(tensors, name)) // d_model
+        for letter, name in maps.items()
+    )
+
+
+def stacked_source(parameter: str) -> str | Weight:
+    """Where a parameter of an old checkpoint comes from, whose mixes are one tensor."""
+    where, _, leaf = parameter.rpartition(".x_")
+    if not where:
+        return FLASH(parameter)
+    row = MIXES.index(leaf)
+    return Weight.of(FLASH.name(f"{where}.x_x"), view=lambda mixes: one_mix(mixes, row))
 
 
 def one_mix(mixes: Tensor, row: int) -> Tensor:

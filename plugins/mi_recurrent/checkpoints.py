@@ -16,25 +16,32 @@ from mi_core.tensors import TensorIndex
 
 __all__ = ["blueprint", "initialise", "refuse_other_versions", "shape_of"]
 
+OLD = "RWKV-5.0 or 5.1"
+OTHER = "RWKV-6 in the layout of flash-linear-attention"
 MARKS: Mapping[str, tuple[str, ...]] = {
     "RWKV-7": (".r_k",),
     "RWKV-6": (".time_maa_x",),
-    "RWKV-5.2": (".time_faaaa", ".attention.gate.weight"),
-    "RWKV-4": (".time_first", ".time_mix_key"),
+    "RWKV-5.2": (".time_faaaa", ".gate.weight"),
+    OLD: (".ln_x.",),
+    "RWKV-4": (".time_first", ".time_mix_k"),
+    OTHER: (".x_proj.", ".r_proj."),
 }
-"""Names by which a version is told, newest first. Source: the checkpoints' own layouts."""
-OLD = "RWKV-5.0 or 5.1"
+"""Names by which a version is told; the first that fits decides. Source: the checkpoints' own layouts."""
 
 
 def version_of(tensors: TensorIndex) -> str | None:
     """The version whose tensors these are; ``model_type`` and ``architectures`` are not always right."""
     first = [name for name in tensors if ".0." in name]
-    if any(".ln_x." in name for name in first) and not any(".time_faaaa" in name for name in first):
-        return OLD
-    for version, marks in MARKS.items():
-        if all(any(mark in name for name in first) for mark in marks):
-            return version
-    return None
+    found = (version for version, marks in MARKS.items() if all(any(mark in name for name in first) for mark in marks))
+    version = next(found, None)
+    # 5.1 has a gate too, and one decay for each head
+    per_head = numbers_in(tensors, ".time_decay") < numbers_in(tensors, ".ln_x.weight")
+    return OLD if version == "RWKV-5.2" and per_head else version
+
+
+def numbers_in(tensors: TensorIndex, leaf: str) -> int:
+    """How many numbers the first layer's tensor of this name holds; 0 if there is none."""
+    return next((math.prod(tensors[name].shape) for name in tensors if ".0." in name and name.endswith(leaf)), 0)
 
 
 def refuse_other_versions(tensors: TensorIndex | None, version: str, config: Config) -> None:
@@ -45,10 +52,12 @@ def refuse_other_versions(tensors: TensorIndex | None, version: str, config: Con
     """
     seen = None if tensors is None else version_of(tensors)
     if tensors is not None and seen != version:
+        advice = "Set the model_type that belongs to them." if seen else "Is this a checkpoint of another library?"
+        if seen in (OLD, OTHER):
+            advice = "They are not computed; 4, 5.2, 6 and 7 are, as their authors and Hugging Face lay them out."
         raise BadConfig(
             f"{config.where}: model_type {config.get('model_type')!r} is {version}, the tensors are "
-            f"{seen or 'of no version that is known'}. "
-            + ("Set the model_type that belongs to them." if seen else "Is this a checkpoint of another library?"),
+            f"{seen or 'of no version that is known'}. {advice}",
             path=config.where,
             version=seen,
         )
@@ -107,7 +116,7 @@ def initialise(backend: Backend, generator: Generator, std: float = 0.02) -> Non
         leaf = name.rpartition(".")[2]
         if leaf.startswith(("x_", "mix_", "time_mix", "time_maa_")) and parameter.shape[0] == 1:
             nn.init.uniform_(parameter, 0.0, 1.0, generator=generator)
-        elif leaf == "time_decay":
+        elif leaf in ("time_decay", "w_up_bias"):
             nn.init.uniform_(parameter, -6.0, 0.0, generator=generator)
         elif leaf.endswith("bias"):
             nn.init.zeros_(parameter)

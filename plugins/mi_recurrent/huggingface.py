@@ -1,8 +1,8 @@
-"""The Hugging Face layout that RWKV-4, 5 and 6 share: names, sizes, and what their configs say."""
+"""What RWKV-4, 5 and 6 share: sizes from the tensors or the config, and what their configs say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
@@ -10,6 +10,7 @@ from mi_core.errors import BadConfig
 from mi_core.protocols import Backend
 from mi_core.tensors import TensorIndex
 from mi_recurrent.checkpoints import blueprint, shape_of
+from mi_recurrent.layouts import Layout
 
 __all__ = ["blueprint_of", "head_eps", "heads_of", "width_of"]
 
@@ -21,19 +22,17 @@ INERT = {
     "num_attention_heads": "published configs hold the head's size here; read from the tensors",
     "head_size": "read from the tensors where they disagree",
 }
-OUTSIDE = {"embed_weight": "rwkv.embeddings.weight", "unembed_weight": "head.weight"}
-NORMS = {"embed_norm": "rwkv.blocks.0.pre_ln", "ln_final": "rwkv.ln_out"}
 
 
-def width_of(config: Config, tensors: TensorIndex | None, index: int, default: int) -> int:
+def width_of(config: Config, tensors: TensorIndex | None, names: Layout, index: int, default: int) -> int:
     """How many neurons has the channel part of a layer? From the tensors, or from the config alone."""
     if tensors is not None:
-        return shape_of(tensors, f"rwkv.blocks.{index}.feed_forward.key.weight")[0]
+        return shape_of(tensors, names.name(f"blocks.{index}.channel.key_weight"))[0]
     found: int = config.size("intermediate_size", default=default)
     return found
 
 
-def heads_of(config: Config, tensors: TensorIndex | None, index: int) -> int:
+def heads_of(config: Config, tensors: TensorIndex | None, names: Layout, index: int) -> int:
     """How many heads has a layer? From the tensors, or from the config alone.
 
     Raises:
@@ -44,7 +43,7 @@ def heads_of(config: Config, tensors: TensorIndex | None, index: int) -> int:
         size = config.size("head_size", default=64)
         n_heads = max(int(d_model) // int(size), 1)
     else:
-        n_heads = shape_of(tensors, f"rwkv.blocks.{index}.attention.time_faaaa")[0]
+        n_heads = shape_of(tensors, names.name(f"blocks.{index}.mixer.time_faaaa"))[0]
     if d_model % n_heads:
         raise BadConfig(
             f"{config.where}: 'hidden_size' is {d_model!r}, which {n_heads} heads do not divide.",
@@ -63,13 +62,8 @@ def head_eps(config: Config) -> float:
     return 1e-5 * divisor**2
 
 
-def blueprint_of(
-    build: Callable[[], Backend],
-    config: Config,
-    tensors: TensorIndex | None,
-    mixes: Mapping[str, str],
-) -> Blueprint:
-    """``mixes`` names the channel part's mixes in the checkpoint.
+def blueprint_of(build: Callable[[], Backend], config: Config, tensors: TensorIndex | None, names: Layout) -> Blueprint:
+    """The blueprint of a checkpoint of that layout.
 
     Raises:
         BadConfig: the mixer is not as wide as the stream.
@@ -82,19 +76,5 @@ def blueprint_of(
             path=config.where,
             key="attention_hidden_size",
         )
-
-    def source(name: str) -> str:
-        if name in OUTSIDE:
-            return OUTSIDE[name]
-        where, _, leaf = name.rpartition(".")
-        if where in NORMS:
-            return f"{NORMS[where]}.{leaf}"
-        _, index, part, *_ = name.split(".")
-        if part in ("ln1", "ln2"):
-            return f"rwkv.blocks.{index}.{part}.{leaf}"
-        kind, _, what = leaf.rpartition("_")
-        inner = mixes.get(leaf, f"{kind}.{what}" if what in ("weight", "bias") else leaf)
-        return f"rwkv.blocks.{index}.{'attention' if part == 'mixer' else 'feed_forward'}.{inner}"
-
     tied = config.flag("tie_word_embeddings", default=False)
-    return blueprint(build, source, tensors, tied=tied, inert=INERT)
+    return blueprint(build, names, tensors, tied=tied, inert=INERT)
