@@ -214,7 +214,7 @@ class State:
             stopped_after=None,
             kernels={layer: binding.kernel(layer) for layer in layers},
             tokens=tuple(layout.length.tolist()),
-            bos=tuple(model._bos(row.ids) for row in self.prompts.rows),
+            bos=tuple(model.bos_of(row.ids) for row in self.prompts.rows),
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(model.device),
             seconds=seconds,

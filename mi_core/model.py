@@ -102,6 +102,13 @@ class Model:
         """The tokenizer, if it has been read."""
         return self._tokenizer if hasattr(type(self._tokenizer), "encode") else None  # type: ignore[return-value]
 
+    def bos_of(self, ids: Sequence[int]) -> str | None:
+        """The begin-of-text token with which a row begins; None where it has none, or no tokenizer has been read."""
+        known = self.known_tokenizer
+        if known is None or known.bos is None or not ids or ids[0] != known.bos:
+            return None
+        return known.text(known.bos)
+
     def hook_points(self, pattern: str | list[str] | None = None) -> list[Point]:
         """The points of this model in firing order: all of them, or those that a pattern stands for.
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -172,7 +171,7 @@ class Plan:
             stopped_after=self.stops_after,
             kernels=self.kernels,
             tokens=tuple(binding.layout.length.tolist()),
-            bos=tuple(self._bos(row.ids) for row in self.prompts.rows),
+            bos=tuple(self.model.bos_of(row.ids) for row in self.prompts.rows),
             dtype=str(self.model.dtype).removeprefix("torch."),
             device=str(self.model.device),
             seconds=seconds,
@@ -189,12 +188,6 @@ class Plan:
             receipt=receipt,
             trunk=called.trunk,
         )
-
-    def _bos(self, ids: Sequence[int]) -> str | None:
-        known = self.model.known_tokenizer
-        if known is None or not ids:
-            return None
-        return known.text(known.bos) if known.bos is not None and ids[0] == known.bos else None
 
 
 def planned(
