@@ -20,6 +20,7 @@ from mi_core.inserting import BoundInsert
 from mi_core.interventions import Replace
 from mi_core.layout import Layout
 from mi_core.names import Point, Points
+from mi_core.placing import AS_COMPUTED, Placement
 from mi_core.prompts import RowText
 from mi_core.scene import Scene
 from mi_core.selection import Selection, own_dims, select
@@ -56,6 +57,7 @@ class BoundCapture:
     point: Point
     selectors: Mapping[str, Selector]
     selection: Selection
+    placement: Placement = AS_COMPUTED
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,17 +170,25 @@ def without_layer(selectors: Mapping[str, Selector]) -> dict[str, Selector]:
 
 def bind_capture(binding: Binding, entry: Capture, texts: Sequence[RowText]) -> None:
     """Resolve one capture."""
+    entry.placement.check()
     kept = binding.before if entry.before else binding.after
     selectors = without_layer(entry.selectors)
     for point in matched(binding, entry.points, entry.selectors):
-        if point.name in kept and dict(kept[point.name].selectors) != own_dims(selectors, point):
+        twice = kept.get(point.name)
+        if twice is not None and twice.placement != entry.placement:
             raise SelectorError(
-                f"{point.name!r} is captured twice with different selections ({dict(kept[point.name].selectors)} and "
+                f"{point.name!r} is captured twice, to be kept in different ways ({twice.placement} and "
+                f"{entry.placement}). Capture it once.",
+                point=point.name,
+            )
+        if twice is not None and dict(twice.selectors) != own_dims(selectors, point):
+            raise SelectorError(
+                f"{point.name!r} is captured twice with different selections ({dict(twice.selectors)} and "
                 f"{selectors}). Capture what covers both, and read parts with run.at(...).",
                 point=point.name,
             )
         selection = select(selectors, point, binding.layout, texts, model=binding.points.model)
-        kept[point.name] = BoundCapture(point, own_dims(selectors, point), selection)
+        kept[point.name] = BoundCapture(point, own_dims(selectors, point), selection, entry.placement)
 
 
 def bind_edit(binding: Binding, entry: Edit, texts: Sequence[RowText]) -> None:

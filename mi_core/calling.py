@@ -83,6 +83,7 @@ def actions_at(
         if name in kept:
             selection = kept[name].selection
             setattr(acts, kind, selection if layout is whole else selection.rows(rows).behind(layout.skipped))
+            setattr(acts, f"{kind}_placed", kept[name].placement)
     return acts
 
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from mi_core.editing import Intervention, brief
 from mi_core.errors import ChangedInPlace, SpecError, ValueMismatch
 from mi_core.fingerprint import fingerprint, tensors_in, version_of
+from mi_core.placing import AS_COMPUTED, Placement, device_name, dtype_name
 from mi_core.protocols import Site, Tap
 from mi_core.selectors import Selector, merged
 
@@ -47,10 +49,12 @@ class Capture:
     points: tuple[str, ...]
     selectors: Mapping[str, Selector] = field(default_factory=dict)
     before: bool = False
+    placement: Placement = AS_COMPUTED
 
     def __repr__(self) -> str:
         before = ", before=True" if self.before else ""
-        return f"capture({listed(self.points)}{before}){narrowing(self.selectors)}"
+        place = "".join(f", {name}={value!r}" for name, value in vars(self.placement).items() if value is not None)
+        return f"capture({listed(self.points)}{before}{place}){narrowing(self.selectors)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +159,25 @@ class HookSpec:
         return load_spec(Path(path))
 
 
-def capture(points: str | Iterable[str], *, before: bool = False) -> HookSpec:
+def capture(
+    points: str | Iterable[str],
+    *,
+    before: bool = False,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> HookSpec:
     """Keep the values at these points; with ``before`` those before interventions, read as ``run.before[name]``.
+
+    They stay where and as they are computed, or go to ``device`` (``"host"``: off the accelerator) and ``dtype`` as
+    soon as they are selected; only the selected part is moved.
 
     >>> capture("blocks.*.hook_resid_post").at(layer=range(2, 6))
     capture('blocks.*.hook_resid_post').at(layer=slice(2, 6))
+    >>> capture("blocks.*.hook_resid_post", device="host", dtype="bfloat16")
+    capture('blocks.*.hook_resid_post', device='cpu', dtype='bfloat16')
     """
-    return HookSpec((Capture(named(points), before=before),))
+    placement = Placement(device_name(device), dtype_name(dtype))
+    return HookSpec((Capture(named(points), before=before, placement=placement),))
 
 
 def intervene(points: str | Iterable[str], intervention: Intervention) -> HookSpec:

@@ -102,6 +102,7 @@ def entry_to_json(entry: Entry, tensors: dict[str, Tensor]) -> dict[str, Any]:
             "kind": "capture",
             "points": list(entry.points),
             "before": entry.before,
+            **{name: value for name, value in vars(entry.placement).items() if value is not None},
             "at": {dim: selector_to_json(selector) for dim, selector in entry.selectors.items()},
         }
     entry.check_unchanged()
@@ -146,7 +147,7 @@ def entry_from_json(data: dict[str, Any], tensors: Tensors) -> HookSpec:
     """The inverse of :func:`entry_to_json`."""
     selectors = {dim: selector_from_json(item) for dim, item in data["at"].items()}
     if data["kind"] == "capture":
-        spec = capture(data["points"], before=data["before"])
+        spec = capture(data["points"], before=data["before"], device=data.get("device"), dtype=data.get("dtype"))
         return spec.at(**selectors) if selectors else spec
     kind = Intervention.kinds.get(data["intervention"])
     if kind is None:

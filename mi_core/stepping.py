@@ -136,7 +136,7 @@ class Steps:
                 for name, bound in kept.items():
                     part = window.undropped(bound.selection)
                     if part is not None:
-                        into[name] = BoundCapture(bound.point, bound.selectors, part)
+                        into[name] = BoundCapture(bound.point, bound.selectors, part, bound.placement)
         return made
 
     def _step(self, edit: BoundEdit, window: Window) -> BoundEdit | None:
@@ -170,7 +170,7 @@ class Steps:
             whole = select(bound.selectors, bound.point, layout, self.texts, model=self.binding.points.model)
             if unreachable(whole):
                 sizes = [layout.size(dim) or bound.point.site.sizes.get(dim, 0) for dim in whole.dims]
-                value = whole.squeezed(torch.zeros(whole.sizes(sizes), dtype=dtype))
+                value = bound.placement.put(whole.squeezed(torch.zeros(whole.sizes(sizes), dtype=dtype)))
             elif pieces:
                 value = pieces_joined(pieces, bound.selection, whole, layout)
             if pieces or unreachable(whole):

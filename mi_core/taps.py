@@ -6,7 +6,7 @@ modules, so nothing can be left behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,10 +14,20 @@ from torch import Tensor
 
 from mi_core.errors import HookContractBroken
 from mi_core.names import Point
+from mi_core.placing import AS_COMPUTED, Placement
 from mi_core.selection import Selection
 from mi_core.vocabulary import CLOSED
 
 __all__ = ["IDLE", "BoundTap", "IdleTap", "PointActions", "Record"]
+
+
+STREAM = ("hook_resid_pre", "hook_resid_post")
+"""The points that the core taps itself."""
+
+
+def each_token_alone(dims: Sequence[str]) -> bool:
+    """Whether a site is one position wide: ``batch pos``, and nothing about other positions behind it."""
+    return tuple(dims[:2]) == ("batch", "pos") and not {"query_pos", "key_pos"}.intersection(dims)
 
 
 class IdleTap:
@@ -64,6 +74,8 @@ class PointActions:
     steps: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
     after: Selection | None = None
     before: Selection | None = None
+    after_placed: Placement = AS_COMPUTED
+    before_placed: Placement = AS_COMPUTED
     grad: bool = False
     pads: Tensor | None = None
     """Entries that are no real tokens: no write reaches them, so that they never influence anything."""
@@ -79,7 +91,7 @@ class PointActions:
         self._check(value)
         record.fired.add(name)
         if self.before is not None:
-            record.before[name] = self.before.read(value)
+            record.before[name] = self.before_placed.put(self.before.read(value))
         if self.steps:
             value = self._edited(value)
         if self.after is None:
@@ -89,7 +101,7 @@ class PointActions:
                 # a leaf: the graph starts at the first point that somebody looks at
                 value = value.detach().requires_grad_()
             record.path[name] = value
-        record.after[name] = self.after.read(value)
+        record.after[name] = self.after_placed.put(self.after.read(value))
         return value
 
     def _edited(self, value: Tensor) -> Tensor:
@@ -125,7 +137,7 @@ class PointActions:
 class BoundTap:
     """The tap of a layer (or of embedding and unembedding, or of an insert) at which somebody looks."""
 
-    __slots__ = ("_actions", "_cut", "_cut_names", "_record")
+    __slots__ = ("_actions", "_cut", "_cut_names", "_record", "by_token", "inside")
 
     def __init__(
         self,
@@ -138,6 +150,10 @@ class BoundTap:
         self._record = record
         self._cut = cut
         self._cut_names = cut_names
+        self.by_token = cut is None and all(each_token_alone(acts.point.site.dims) for acts in actions.values())
+        """Whether every site that somebody looks at belongs to one token."""
+        self.inside = bool(cut_names) or any(name not in STREAM for name in actions)
+        """Whether somebody looks inside the block, not only at the stream before and behind it."""
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
         """Run what is bound to this site."""
