@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_core.errors import MemoryMismatch
@@ -28,8 +29,8 @@ class StatefulMixerModule(Part, Protocol):
         batch: Batch,
         tap: Tap,
         memory: Memory | None,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Mapping[str, Tensor], Memory | None]:
-        """Its own output, the side channels, and what it remembers if ``batch.record`` asks for it."""
+    ) -> tuple[Float[Tensor, "batch kept d_model"], Mapping[str, Tensor], Memory | None]:
+        """Its own output in the kept columns, the side channels, and what it remembers if ``batch.record`` asks."""
         ...
 
 
@@ -39,8 +40,11 @@ class StatefulChannelModule(Part, Protocol):
 
     def transform(
         self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap, memory: Memory | None
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Memory | None]:
-        """What it adds to the stream, and what it remembers if ``batch.record`` asks for it."""
+    ) -> tuple[Float[Tensor, "batch kept d_model"], Memory | None]:
+        """What it adds to the stream, and what it remembers if ``batch.record`` asks for it.
+
+        With ``batch.keep``, ``x`` holds the columns before the kept ones, then those; the latter's are returned.
+        """
         ...
 
 
@@ -53,7 +57,7 @@ class StatefulLayer(Layer):
 
 
 class StatefulBlock(SequentialBlock):
-    """The channel part reads what the mixer has written; all columns are computed, whichever are kept."""
+    """The channel part reads what the mixer has written, in kept columns and, for their sake, the ones before."""
 
     def forward(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
         """The stream behind the layer."""
@@ -64,12 +68,22 @@ class StatefulBlock(SequentialBlock):
         past = PartMemories(None, None) if memory is None else memory
         resid = stream.resid
         normed = resid if ln1 is None else ln1.normalise(resid, tap)
-        out, side, mixer = parts["mixer"].mix(normed, stream.side, batch, tap, past.mixer)
-        resid = tap("hook_resid_mid", resid + tap("hook_attn_out", out))
+        needed = batch if batch.keep is None else replace(batch, keep=with_those_before(batch.keep))
+        out, side, mixer = parts["mixer"].mix(normed, stream.side, needed, tap, past.mixer)
+        resid = tap("hook_resid_mid", needed.kept(resid) + tap("hook_attn_out", out))
         normed = resid if ln2 is None else ln2.normalise(resid, tap)
         out, channel = parts["channel"].transform(normed, batch, tap, past.channel)
-        resid = resid + tap("hook_mlp_out", out)
+        resid = resid[:, -out.shape[1] :] + tap("hook_mlp_out", out)
         return Stream(resid, side), None if batch.record is None else PartMemories(mixer, channel)
+
+
+def with_those_before(keep: Int[Tensor, "batch kept"]) -> Int[Tensor, "batch twice"]:
+    """The columns before these, then these; the first column stands in for the one before it.
+
+    >>> with_those_before(torch.tensor([[4], [0]])).tolist()
+    [[3, 4], [0, 0]]
+    """
+    return torch.cat(((keep - 1).clamp(min=0), keep), 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,7 +55,7 @@ class ChannelMixModule(nn.Module):
 
     def transform(
         self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap, memory: Memory | None
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Memory | None]:
+    ) -> tuple[Float[Tensor, "batch kept d_model"], Memory | None]:
         """What it adds to the stream, and what it remembers.
 
         The gate is a multiplier behind ``mlp.hook_out``, so that neurons times W_out are that, in every version.
@@ -64,7 +64,13 @@ class ChannelMixModule(nn.Module):
         past = recall(memory, batch, shift=(self.d_model,))
         x = tap("mlp.hook_in", x)
         left = tap("mixer.hook_channel_shift", x)
-        before = one_before(left, None if past is None else past["shift"])
+        start = None if past is None else past["shift"]
+        if batch.keep is None:
+            before = one_before(left, start)
+        else:
+            before, x = torch.chunk(left, 2, 1)
+            start = torch.zeros_like(x[:, 0]) if start is None else start.to(x.dtype)
+            before = torch.where((batch.keep == 0)[..., None], start[:, None], before)
 
         def mixed(share: Tensor) -> Tensor:
             return before + (x - before) * share if self.spec.weighs == "current" else x + (before - x) * share

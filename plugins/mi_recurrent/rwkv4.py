@@ -69,7 +69,7 @@ class RWKV4TimeMixModule(TimeMix):
         batch: Batch,
         tap: Tap,
         memory: Memory | None,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Mapping[str, Tensor], Memory | None]:
+    ) -> tuple[Float[Tensor, "batch kept d_model"], Mapping[str, Tensor], Memory | None]:
         """Its own output, the side channels as they were, and what it remembers."""
         own: Mapping[str, Any] = self._parameters
         past = self.recall(memory, batch)
@@ -85,7 +85,7 @@ class RWKV4TimeMixModule(TimeMix):
         key, value = wide(k), wide(v)
         recurrence = (log_decay, key, value, key + wide(own["time_first"]), gate)
         read, remembered = self.run(recurrence, value, left, past, batch, tap)
-        return self.output(r * read.to(x.dtype), tap), side, remembered
+        return self.output(r * read.to(x.dtype), batch, tap), side, remembered
 
     def weighed(self, pattern: Float[Tensor, "batch _ query_pos key_pos"], values: Tensor) -> Tensor:
         """Each channel's weights times its values."""

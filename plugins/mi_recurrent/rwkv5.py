@@ -68,7 +68,7 @@ class RWKV5TimeMixModule(TimeMix):
         batch: Batch,
         tap: Tap,
         memory: Memory | None,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Mapping[str, Tensor], Memory | None]:
+    ) -> tuple[Float[Tensor, "batch kept d_model"], Mapping[str, Tensor], Memory | None]:
         """Its own output, the side channels as they were, and what it remembers."""
         own: Mapping[str, Any] = self._parameters
         past = self.recall(memory, batch)
@@ -85,7 +85,7 @@ class RWKV5TimeMixModule(TimeMix):
         # the token sees itself by its own factor, whatever it writes
         recurrence = (wide(r), log_decay, value, key * wide(own["time_faaaa"]), key * gate)
         read, remembered = self.run(recurrence, value, left, past, batch, tap)
-        return self.output(self.normed(read, self.eps).to(x.dtype) * g, tap), side, remembered
+        return self.output(self.normed(read, self.eps).to(x.dtype) * g, batch, tap), side, remembered
 
     def mixed(
         self, x: Float[Tensor, "batch pos d_model"], before: Float[Tensor, "batch pos d_model"]

@@ -83,7 +83,7 @@ class RWKV7TimeMixModule(TimeMix):
         batch: Batch,
         tap: Tap,
         memory: Memory | None,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Mapping[str, Tensor], Memory | None]:
+    ) -> tuple[Float[Tensor, "batch kept d_model"], Mapping[str, Tensor], Memory | None]:
         """Its own output, the first layer's values on the side, and what it remembers."""
         own: Mapping[str, Any] = self._parameters
         past = self.recall(memory, batch)
@@ -111,7 +111,7 @@ class RWKV7TimeMixModule(TimeMix):
         bonus = (wide(r) * wide(k) * wide(own["r_k"])).sum(-1, keepdim=True) * inputs[3]
         bonus = tap("mixer.hook_bonus", bonus)
         z = (self.normed(read, self.spec.eps) + bonus).to(x.dtype) * g
-        return self.output(z, tap), side, remembered
+        return self.output(z, batch, tap), side, remembered
 
     def low_rank(self, name: str, x: Tensor, between: Any = None) -> Float[Tensor, "batch pos d_model"]:
         """Down, a function, up, a bias."""

@@ -130,9 +130,12 @@ class TimeMix(nn.Module):
         weight, bias = own["ln_x_weight"].to(rows.dtype), own["ln_x_bias"].to(rows.dtype)
         return group_norm(rows, self.n_heads, weight, bias, eps).view(read.shape)
 
-    def output(self, z: Float[Tensor, "batch pos head d_head"], tap: Tap) -> Float[Tensor, "batch pos d_model"]:
-        """Through W_O."""
-        return tap("mixer.hook_out", linear(tap("mixer.hook_z", z).flatten(2), self.get_parameter("output_weight")))
+    def output(
+        self, z: Float[Tensor, "batch pos head d_head"], batch: Batch, tap: Tap
+    ) -> Float[Tensor, "batch kept d_model"]:
+        """Through W_O, in the columns that somebody needs."""
+        z = batch.kept(tap("mixer.hook_z", z)).flatten(2)
+        return tap("mixer.hook_out", linear(z, self.get_parameter("output_weight")))
 
     def sites(self) -> Sequence[Site]:
         """From the input to the output, in firing order."""

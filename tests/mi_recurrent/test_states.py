@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,30 @@ def test_half_precision_keeps_the_recurrence_in_float32(version: str) -> None:
     run: Run = model.run(tokens(1, 5, 2), mi.capture(names))
     assert {run[name].dtype for name in run} == {torch.float32}
     assert run.logits.dtype is torch.bfloat16
+
+
+@EVERY
+@settings(max_examples=6)
+@given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=3), more=st.integers(1, 3), seed=st.integers(0, 99))
+def test_the_last_layer_computes_the_kept_columns_only(version: str, lengths: list[int], more: int, seed: int) -> None:
+    """Each kept column with the one before it, which lies in the memory where the kept one is the call's first."""
+    model = MODELS[version]
+    rows = [tokens(1, length + more, seed + i)[0].tolist() for i, length in enumerate(lengths)]
+    whole = model.run(rows)
+    near(model.run(rows, logits="last").logits[:, 0], whole.last_logits)
+    memory = model.run([row[:-more] for row in rows], resumable=True).memory()
+    rest = torch.tensor([row[-more:] for row in rows])
+    near(model.run(rest, memory=memory, logits="last").logits[:, 0], whole.last_logits)
+
+
+@EVERY
+def test_a_block_returns_the_columns_that_are_asked_for(version: str) -> None:
+    ids, keep = tokens(2, 6, 1), torch.tensor([[5, 0], [3, 2]])
+    zeros, six = torch.zeros(2, dtype=torch.long), torch.tensor([6, 6])
+    batch = Batch(ids, zeros, six, six, torch.arange(6).expand(2, 6))
+    model = MODELS[version]
+    stream = model.backend.embed(batch, IDLE)
+    every = model.backend.blocks[0](stream, batch, IDLE, None)[0].resid
+    kept = model.backend.blocks[0](stream, replace(batch, keep=keep), IDLE, None)[0].resid
+    assert kept.shape[1] == 2
+    near(kept, every[torch.arange(2)[:, None], keep])
