@@ -56,6 +56,13 @@ def test_logits_are_the_reference_s(sequence: str, model: Model, reference: dict
     close(logits, reference[f"{sequence}.logits"], 5e-5)
 
 
+def test_logits_in_double_precision_are_the_float64_loop_s(version: str, reference: dict[str, Tensor]) -> None:
+    model = mi.load(str(DATA / f"{version}-seed0"), dtype="float64")
+    for sequence in SEQUENCES:
+        wanted = reference[f"{sequence}.logits64"]
+        close(model.run(reference[f"{sequence}.ids"]).logits[0], wanted, 1e-12)
+
+
 def same_state(run: Any, wanted: dict[str, Tensor], at: int) -> None:
     """States and shifts behind a position, in every layer."""
     close(run.stack(SHIFT)[:, 0, at], wanted["att_shift"], relative(wanted["att_shift"]))
