@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def reference(config: Mapping[str, Any], *, seed: int = 0, dtype: str = "float32
 
     values = {key: value for key, value in config.items() if key != "model_type"}
     hf = AutoConfig.for_model(config["model_type"], **json.loads(json.dumps(values)))
+    hf._experts_implementation = "eager"  # the fused kernel asks for wider experts than tiny ones in bfloat16
     # not .to(dtype) afterwards: that would round the rotary frequencies, which loading never does
     model = AutoModelForCausalLM.from_config(hf, attn_implementation=attention, dtype=getattr(torch, dtype))
     scramble(model, seed)
@@ -37,7 +39,7 @@ def reference(config: Mapping[str, Any], *, seed: int = 0, dtype: str = "float32
 
 
 def scramble(model: nn.Module, seed: int) -> None:
-    """Random numbers in every parameter: matrices 0.15 wide, gains around one, biases 0.3 wide."""
+    """Random numbers in everything that is saved: matrices 0.15 wide, gains around one, biases and buffers 0.3 wide."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -46,6 +48,10 @@ def scramble(model: nn.Module, seed: int) -> None:
                 parameter.copy_(0.15 * noise)
             else:
                 parameter.copy_((0.0 if name.endswith("bias") else 1.0) + 0.3 * noise)
+        saved = model.state_dict()
+        for name, buffer in model.named_buffers():
+            if name in saved and buffer.is_floating_point():  # such as biases that take part in the choice of experts
+                buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
 
 
 def save(model: Any, folder: Path, *, old: bool = False) -> Path:
@@ -85,7 +91,7 @@ def old_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def final_norm(model: Any) -> Any:
     """The norm behind the last layer of a reference model."""
-    names = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+    names = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "layer_norm")
     inner = (getattr(model.base_model, name, None) for name in ("decoder", "language_model"))
     stack = next((found for found in inner if found is not None), model.base_model)
     return next(found for name in names if (found := getattr(stack, name, None)) is not None)
@@ -105,3 +111,19 @@ def reference_run(model: Any, ids: Tensor, mask: Tensor | None = None) -> Any:
         output_hidden_states=True,
         output_attentions=eager,
     )
+
+
+@torch.no_grad()
+def reference_routers(model: Any, ids: Tensor) -> list[Tensor]:
+    """The router logits ``[batch pos expert]`` of each layer of the reference that has experts, in order."""
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, _: Any, output: tuple[Tensor, ...]) -> None:
+        found.append(next(part for part in output if part.shape[-1] == module.weight.shape[0]).view(*ids.shape, -1))
+
+    routers = [module for module in model.modules() if re.search(r"(Router|Gate)$", type(module).__name__)]
+    handles = [router.register_forward_hook(keep) for router in routers]
+    model(ids, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return found

@@ -16,7 +16,7 @@ from mi_core.protocols import Backend
 from mi_decoder.activations import ACTIVATIONS
 from mi_decoder.decoder import Decoder
 from mi_decoder.fused import EachExpert, View
-from mi_decoder.mlp import GatedMLP
+from mi_decoder.mlp import MLP, GatedMLP
 from mi_decoder.parts import LayerLike, Norm
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "module_names",
     "only",
     "or_none",
+    "plain_mlp",
     "renamed",
     "stacked",
 ]
@@ -127,6 +128,19 @@ def gated_mlp(
     """
     chosen = config.choice(key, ACTIVATIONS, default=activation)
     return GatedMLP(config.size("intermediate_size"), ACTIVATIONS[(meaning or {}).get(chosen, chosen)], bias=bias)
+
+
+def plain_mlp(
+    config: Config,
+    *,
+    bias: bool = True,
+    key: str = "hidden_act",
+    activation: str = "gelu",
+    size: str = "intermediate_size",
+) -> MLP:
+    """The MLP of a config without a gate; ``key`` and ``size`` name its activation and its width."""
+    chosen = config.choice(key, ACTIVATIONS, default=activation)
+    return MLP(config.size(size), ACTIVATIONS[chosen], bias=bias)
 
 
 def decoder(

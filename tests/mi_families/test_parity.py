@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import final_norm, old_spelling, reference, reference_run, save
+from checkpoints import final_norm, old_spelling, reference, reference_routers, reference_run, save
 from torch import Tensor
 
 import mi_core as mi
@@ -37,12 +37,14 @@ def examples() -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 EXAMPLES = dict(examples())
+MIXTURES = [name for name, config in EXAMPLES.items() if any("expert" in key for key in config)]
 
 
 @cache
 def pair(name: str) -> tuple[Any, mi.Model, Path]:
     """The reference with random weights, the same weights loaded, and their folder."""
-    theirs = reference({**EXAMPLES[name], "pad_token_id": None, "eos_token_id": None, "bos_token_id": None})
+    ids = dict.fromkeys(("pad_token_id", "eos_token_id", "bos_token_id"))
+    theirs = reference({**ids, **EXAMPLES[name]})
     folder = save(theirs, Path(mkdtemp()))
     return theirs, mi.load(str(folder)), folder
 
@@ -77,6 +79,16 @@ def test_logits_streams_and_patterns_are_the_reference_s(name: str) -> None:
     with torch.no_grad():
         last = final_norm(theirs)(run[f"blocks.{model.shape.n_layers - 1}.hook_resid_post"])
     close(last, wanted.hidden_states[-1], "streams")
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_router_logits_are_the_reference_s(name: str) -> None:
+    theirs, model, _ = pair(name)
+    wanted = reference_routers(theirs, tokens())
+    run = model.run(tokens(), mi.capture("blocks.*.mlp.hook_router_logits"))
+    assert len(run) == len(wanted) > 0
+    for point, logits in zip(run, wanted, strict=True):
+        close(run[point], logits, "router logits")
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

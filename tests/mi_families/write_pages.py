@@ -26,6 +26,8 @@ def measured(names: list[str]) -> dict[str, float]:
     parity.seen.clear()
     for name in names:
         parity.test_logits_streams_and_patterns_are_the_reference_s(name)
+        if name in parity.MIXTURES:
+            parity.test_router_logits_are_the_reference_s(name)
         for side in ("left", "right"):
             parity.test_padded_batches_are_the_reference_s(name, side)
         parity.test_sixteen_greedy_tokens_are_the_reference_s(name)
@@ -39,7 +41,7 @@ def in_bfloat16(names: list[str]) -> str:
     worst = 0.0
     for name in names:
         ids = dict.fromkeys(("pad_token_id", "eos_token_id", "bos_token_id"))
-        theirs = reference({**parity.EXAMPLES[name], **ids}, dtype="bfloat16")
+        theirs = reference({**ids, **parity.EXAMPLES[name]}, dtype="bfloat16")
         wanted = reference_run(theirs, parity.tokens()).logits.float()
         # somebody looks at the pattern, so that both compute scores step by step
         looked = mi.capture("blocks.*.attn.hook_pattern")
