@@ -5,7 +5,7 @@ Everything that can be refused is refused here, before anything runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -17,7 +17,7 @@ from mi_core.edges import Knockout
 from mi_core.editing import Intervention
 from mi_core.errors import ReadOnlyPoint, SelectorError, SpecError
 from mi_core.inserting import BoundInsert
-from mi_core.interventions import Replace
+from mi_core.interventions import Apply, Replace
 from mi_core.layout import Layout
 from mi_core.names import Point, Points
 from mi_core.placing import AS_COMPUTED, Placement
@@ -117,8 +117,16 @@ class Binding:
     @property
     def needs_all_rows(self) -> bool:
         """Whether something looks across rows."""
-        edits = (step.intervention for steps in self.steps.values() for step in steps if isinstance(step, BoundEdit))
-        return any(edit.needs_all_rows for edit in edits)
+        return any(edit.needs_all_rows for edit in self.edits())
+
+    @property
+    def holds_functions(self) -> bool:
+        """Whether a function of the user's is applied."""
+        return any(isinstance(edit, Apply) for edit in self.edits())
+
+    def edits(self) -> Iterator[Intervention]:
+        """Every intervention but those that cut edges."""
+        return (step.intervention for steps in self.steps.values() for step in steps if isinstance(step, BoundEdit))
 
 
 def bind(spec: HookSpec, points: Points, layout: Layout, texts: Sequence[RowText]) -> Binding:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mi_core.binding import Binding, BoundCapture, BoundEdit
-from mi_core.interventions import Apply
 from mi_core.layer_spans import layer_words, spans
 from mi_core.spec import narrowing
 
 if TYPE_CHECKING:
     from mi_core.plans import Plan
     from mi_core.rehearsing import Kept, Rehearsed
+    from mi_core.rehearsing_sweeps import RehearsedSweep
 
 __all__ = ["Topics", "amount", "as_text", "run_data", "run_topics"]
 
@@ -36,7 +36,7 @@ def run_topics(plan: Plan) -> Topics:
     topics = [
         ("run", [opening(plan)]),
         ("layers", [layers_line(plan)]),
-        ("attention", kernel_lines(plan.binding, plan.layers, found)),
+        ("attention", kernel_lines(plan.binding, plan.layers, None if found.cost is None else found.fused)),
         ("writes", write_lines(plan.binding)),
         ("captures", capture_lines(plan.binding, found)),
         ("logits", [logits_line(plan)]),
@@ -69,24 +69,24 @@ def layers_line(plan: Plan) -> str:
     return f"{layer_words(plan.layers)} of {total}; stops there, because nothing behind is asked for"
 
 
-def kernel_lines(binding: Binding, layers: Iterable[int], found: Rehearsed) -> list[str]:
-    """How each layer's attention, or what stands for it, is computed, and why."""
+def kernel_lines(binding: Binding, layers: Iterable[int], fused: frozenset[int] | None) -> list[str]:
+    """How each layer's attention, or what stands for it, is computed, and why; ``fused`` is where that was seen."""
     sites = [site for site in binding.of_model.sites if site.name == "attn.hook_attn_scores"]
     scored = {layer for site in sites for layer in (site.layers or ())}
     words: dict[str, list[int]] = {}
     for layer in layers:
-        words.setdefault(kernel_words(binding, layer, layer in scored, found), []).append(layer)
+        words.setdefault(kernel_words(binding, layer, layer in scored, fused), []).append(layer)
     return [f"{layer_words(these)}: {said}" for said, these in words.items()]
 
 
-def kernel_words(binding: Binding, layer: int, scored: bool, found: Rehearsed) -> str:
+def kernel_words(binding: Binding, layer: int, scored: bool, fused: frozenset[int] | None) -> str:
     """One layer's kernel."""
     looked_at = binding.looked_at.get(layer)
     if looked_at:
         return f"explicit arithmetic, because of {', '.join(looked_at)}"
     if not scored:
         return "no attention scores"
-    if found.cost is not None and layer not in found.fused:
+    if fused is not None and layer not in fused:
         return "explicit scores, though nobody looks: no fused kernel computes this attention"
     return CUT if binding.kernel(layer) == "fused, with cut edges" else "fused kernel"
 
@@ -102,14 +102,9 @@ def write_lines(binding: Binding) -> list[str]:
                 at.setdefault(said, []).append(name)
     for said, names in at.items():
         lines += [f"{where}: {said}" for where in grouped(names)]
-    if any(isinstance(step.intervention, Apply) for step in edits_of(binding)):
+    if binding.holds_functions:
         lines.append("a function (Apply) runs as it is, in Python; it cannot be saved")
     return lines
-
-
-def edits_of(binding: Binding) -> Iterable[BoundEdit]:
-    """Every intervention."""
-    return (step for steps in binding.steps.values() for step in steps if isinstance(step, BoundEdit))
 
 
 def capture_lines(binding: Binding, found: Rehearsed) -> list[str]:
@@ -153,7 +148,7 @@ def chunk_lines(plan: Plan) -> list[str]:
     return [f"{len(sizes)}, of at most {most} row{'s' if most > 1 else ''} each, for batch_tokens={plan.batch_tokens}"]
 
 
-def cost_lines(found: Rehearsed) -> list[str]:
+def cost_lines(found: Rehearsed | RehearsedSweep) -> list[str]:
     """Operations and memory."""
     if found.cost is None:
         return [f"cannot be told before the run: this model decides by the numbers it computes ({found.unknown})"]
@@ -189,7 +184,7 @@ def captures_data(bound: Mapping[str, BoundCapture], kept: Mapping[str, Kept]) -
     ]
 
 
-def cost_data(found: Rehearsed) -> dict[str, Any]:
+def cost_data(found: Rehearsed | RehearsedSweep) -> dict[str, Any]:
     """Costs as JSON."""
     if found.cost is None:
         return {"operations": None, "peak_bytes": None, "unknown": found.unknown}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from mi_core.run import Run
 
 __all__ = ["Kept", "Rehearsal", "Rehearsed", "WithoutNumbers", "rehearse", "without_functions"]
+
+
+@cache
+def stand_ins() -> FakeTensorMode:
+    """What makes tensors without numbers: one for all, because those of several do not mix."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,6 @@ class WithoutNumbers:
 
     def __init__(self, backend: Backend, meter: Rehearsal) -> None:
         self._backend, self._meter = backend, meter
-        self._tensors = FakeTensorMode(allow_non_fake_inputs=True)
 
     @property
     def shape(self) -> ModelShape:
@@ -139,7 +145,7 @@ class WithoutNumbers:
     def embed(self, batch: Batch, tap: Tap) -> Stream:
         """The stream before the first block, without numbers."""
         self._meter.layer = -1
-        return self._backend.embed(dataclasses.replace(batch, inputs=self._tensors.from_tensor(batch.inputs)), tap)
+        return self._backend.embed(dataclasses.replace(batch, inputs=stand_ins().from_tensor(batch.inputs)), tap)
 
     def unembed(self, resid: Tensor, tap: Tap) -> Tensor:
         """The backend's."""

@@ -1,0 +1,150 @@
+"""A sweep on tensors without numbers: in which packs its cells run, and what all of it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mi_core.binding import bind
+from mi_core.grouping import groups_of, variant_of
+from mi_core.metering import Cost
+from mi_core.packing import Variant
+from mi_core.rehearsing import Rehearsal, WithoutNumbers, without_functions
+from mi_core.sweeping import run_group, value_of
+from mi_core.taps import Record
+from mi_core.trunk import Trunk
+
+if TYPE_CHECKING:
+    from mi_core.run import Run
+    from mi_core.sweep_plans import SweepPlan
+
+__all__ = ["PlannedPack", "RehearsedSweep", "rehearse_sweep"]
+
+
+@dataclass(frozen=True)
+class PlannedPack:
+    """Cells that run together."""
+
+    cells: tuple[int, ...]
+    layers: tuple[int, ...]
+    """For each cell, the layer before which it joins: -1 the embedding, n_layers the unembedding."""
+    first: tuple[tuple[int, ...], ...]
+    """For each cell, the first column of each row that it computes anew."""
+    functions: bool
+    """Whether it is one cell that holds functions."""
+
+
+@dataclass(frozen=True, eq=False)
+class RehearsedSweep:
+    """What a rehearsal found out."""
+
+    cost: Cost | None
+    """Of source, base run and cells; None where the backend decides by numbers, which a rehearsal has none of."""
+    unknown: str = ""
+    packs: tuple[PlannedPack, ...] = ()
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    """How many cells use which kernels."""
+    trunk_bytes: int = 0
+    """What the base run keeps for the cells."""
+    fused: frozenset[int] = frozenset()
+    """The layers in which one of PyTorch's fused attention kernels ran."""
+
+
+def rehearse_sweep(plan: SweepPlan) -> RehearsedSweep:
+    """Carry out a plan without numbers."""
+    source = None if plan.source is None else plan.source.rehearsal
+    if source is not None and source.cost is None:
+        return RehearsedSweep(None, source.unknown)
+    with Rehearsal() as meter, torch.no_grad():
+        try:
+            base, trunk = base_run(plan, meter)
+            texts = plan.base.prompts.rows
+            variants = [variant_of(trunk, texts, without_functions(cell) + plan.reads) for cell in plan.cells]
+            packs = tuple(run_packs(plan, base, trunk, variants, meter))
+        except Exception as error:  # whatever a backend raises that misses its numbers
+            return RehearsedSweep(None, f"{type(error).__name__}: {error}")
+    cost = meter.cost()
+    if source is not None and source.cost is not None:
+        kept = sum(value.bytes for value in source.after.values())
+        cost = after(source.cost, kept, cost)
+    kernels = Counter(kernel_of(variant) for variant in variants)
+    return RehearsedSweep(cost, "", packs, kernels, trunk.bytes, frozenset(meter.fused))
+
+
+def base_run(plan: SweepPlan, meter: Rehearsal) -> tuple[Run, Trunk]:
+    """The run that all cells go on from, without numbers."""
+    own, model = plan.base, plan.base.model
+    binding = bind(without_functions(own.binding.spec), model.points, own.layout, own.prompts.rows)
+    called = replace(own, binding=binding).called(WithoutNumbers(model.backend, meter))
+    assert called.trunk is not None
+    return own.finished(called, 0.0), called.trunk
+
+
+def run_packs(
+    plan: SweepPlan, base: Run, trunk: Trunk, variants: Sequence[Variant], meter: Rehearsal
+) -> Sequence[PlannedPack]:
+    """Every pack, run or, where one like it has been, counted as that one."""
+    metric = replace(plan.metric, function=no_metric)
+    operations: dict[Any, int] = {}
+    packs = []
+    for group in groups_of(variants, trunk, plan.tokens):
+        members = [variants[index] for index in group]
+        packs.append(described(group, members))
+        like = tuple(map(kind_of, members))
+        if like not in operations:
+            before = meter.operations
+            run_group(trunk, members, metric, plan.tokens)
+            for variant in members:
+                value_of(variant, base, trunk, metric)
+                variant.logits, variant.record = None, Record()
+            operations[like] = meter.operations - before
+        else:
+            meter.operations += operations[like]
+    return packs
+
+
+def described(group: Sequence[int], members: Sequence[Variant]) -> PlannedPack:
+    """A pack as data."""
+    return PlannedPack(
+        tuple(group),
+        tuple(variant.fork.layer for variant in members),
+        tuple(tuple(variant.fork.first.tolist()) for variant in members),
+        any(variant.binding.holds_functions for variant in members),
+    )
+
+
+def kernel_of(variant: Variant) -> str:
+    """What a cell asks of the layers it runs."""
+    sites = dict.fromkeys(site for found in variant.binding.looked_at.values() for site in found)
+    if sites:
+        return f"explicit arithmetic where they look at {', '.join(sites)}; fused kernel elsewhere"
+    return "fused kernel, with cut edges in its mask" if variant.binding.cuts else "fused kernel"
+
+
+def kind_of(variant: Variant) -> tuple[Any, ...]:
+    """What a variant costs by: where it starts, and at which points it does what."""
+    binding = variant.binding
+    steps = tuple(
+        (name, *(type(getattr(step, "intervention", step)).__name__ for step in found))
+        for acts in (binding.steps, binding.cuts)
+        for name, found in acts.items()
+    )
+    captures = (*binding.after, *binding.before)
+    return variant.fork.layer, tuple(variant.fork.first.tolist()), steps, captures
+
+
+def no_metric(logits: Tensor, *_: object) -> Tensor:
+    """The metric of a rehearsal: a number for each row."""
+    return torch.zeros(len(logits), device=logits.device)
+
+
+def after(first: Cost, kept: int, then: Cost) -> Cost:
+    """The cost of two computations, the second of which runs while something of the first is kept."""
+    devices = dict.fromkeys((*first.peak_bytes, *then.peak_bytes))
+    peaks = {device: max(first.peak_bytes.get(device, 0), kept + then.peak_bytes.get(device, 0)) for device in devices}
+    return Cost(first.operations + then.operations, peaks)
