@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from mi_core.config import Config
+from mi_core.errors import BadConfig
 from mi_decoder.activations import ACTIVATIONS
-from mi_decoder.experts import Gated
+from mi_decoder.experts import Experts, Gated
+from mi_decoder.mlp import GatedMLP
+from mi_decoder.routing import Groups, TopK
 from mi_decoder.translation import Source
 
-__all__ = ["LEARNING_TO_ROUTE", "expert_names", "gate", "shared_names"]
+__all__ = [
+    "BIASED_ROUTER",
+    "LEARNING_TO_ROUTE",
+    "expert_names",
+    "gate",
+    "moe_names",
+    "n_experts",
+    "sigmoid_experts",
+    "spare_layers",
+    "sparse_by_step",
+]
 
 LEARNING_TO_ROUTE: Mapping[str, str] = dict.fromkeys(
     (
@@ -20,10 +34,73 @@ LEARNING_TO_ROUTE: Mapping[str, str] = dict.fromkeys(
 )
 """Config keys that change nothing of what a trained model computes."""
 
+BIASED_ROUTER: Mapping[str, Source] = {
+    "layers.*.channel.selection_bias": "model.layers.*.mlp.gate.e_score_correction_bias"
+}
+"""The bias that takes part in the choice of experts. Source: transformers 5.24, deepseek_v3."""
+
+
+def n_experts(config: Config, *keys: str, default: int | None = None) -> int:
+    """How many experts a layer has; ``keys`` are the names that this number goes by, of which files have one."""
+    found = next((key for key in keys if config.get(key) is not None), keys[0])
+    number: int = config.size(found) if default is None else config.size(found, default=default)
+    return number
+
 
 def gate(config: Config, key: str = "hidden_act", activation: str = "silu") -> Gated:
     """How an expert's neurons come from its two branches; ``activation`` where the key is absent."""
     return Gated(ACTIVATIONS[config.choice(key, ACTIVATIONS, default=activation)])
+
+
+def sparse_by_step(config: Config) -> Callable[[int], bool]:
+    """Which layers have experts: each ``decoder_sparse_step``-th that ``mlp_only_layers`` does not name.
+
+    Source: transformers 5.24, Qwen2MoeDecoderLayer.
+    """
+    step, dense = config.size("decoder_sparse_step", default=1), config.get("mlp_only_layers") or []
+    if not isinstance(dense, list):
+        raise BadConfig(f"{config.where}: 'mlp_only_layers' is {dense!r}, it must be a list.", path=config.where)
+    return lambda index: index not in dense and (index + 1) % step == 0
+
+
+def sigmoid_experts(config: Config, *, normalise: bool | None = None, **absent: int) -> Experts:
+    """DeepSeek 3's mixture: sigmoid scores, a bias and groups for the choice, shared experts as one wide MLP.
+
+    ``normalise`` and ``absent`` are the family's numbers for keys that a config leaves out.
+
+    Source: DeepSeek-AI 2024, arXiv:2412.19437, section 2.1.2; transformers 5.24, DeepseekV3TopkRouter.
+    """
+    count, kept = config.size("n_group", default=absent.get("n_group", 1)), config.size("topk_group", default=1)
+    routed, top_k = n_experts(config, "n_routed_experts", "num_local_experts"), config.size("num_experts_per_tok")
+    if routed % count or kept > count or top_k > kept * routed // count:
+        raise BadConfig(
+            f"{config.where}: {top_k!r} of {routed!r} experts cannot be chosen from {kept!r} of {count!r} groups.",
+            path=config.where,
+        )
+    neurons, d_mlp = gate(config), config.size("moe_intermediate_size")
+    shared = config.size("n_shared_experts", default=absent.get("n_shared_experts"), at_least=0)
+    routing = TopK(
+        top_k,
+        score="sigmoid",
+        normalise=config.flag("norm_topk_prob", default=True if normalise is None else normalise),
+        extra=1e-20,
+        scale=config.number("routed_scaling_factor", default=1.0),
+        groups=Groups(count, kept, 2, float("-inf")) if count > 1 else None,
+    )
+    values: dict[str, Any] = {"selection_bias": True, "wide_router": True, "neurons": neurons}
+    values["shared"] = GatedMLP(d_mlp * shared, neurons.activation) if shared else None
+    return Experts(routed, d_mlp, routing, **values)
+
+
+def spare_layers(config: Config, *keys: str) -> dict[str, str]:
+    """Layers behind the last one, which predict further tokens and are left out; ``keys`` say how many there are.
+
+    Source: transformers 5.24, DeepseekV3PreTrainedModel (_keys_to_ignore_on_load_unexpected).
+    """
+    first, spare = config.size("num_hidden_layers"), 0
+    for key in keys:
+        spare = max(spare, config.size(key, default=0, at_least=0))
+    return {f"model.layers.{first + index}.*": "predicts further tokens, for training" for index in range(spare)}
 
 
 def expert_names(
@@ -34,7 +111,10 @@ def expert_names(
     return {f"layers.*.channel.experts.*.{name}": f"{stem}.*.{theirs}" for name, theirs in ours.items()}
 
 
-def shared_names(stem: str) -> dict[str, Source]:
-    """Where the shared expert's matrices lie."""
+def moe_names(stem: str = "model.layers.*.mlp", *, router: str = "gate", shared: str = "") -> dict[str, Source]:
+    """Where router, experts and the ``shared`` expert lie. Source: transformers 5.24, qwen2_moe and deepseek_v3."""
+    names: dict[str, Source] = {"layers.*.channel.router": f"{stem}.{router}", **expert_names(f"{stem}.experts")}
     ours = {"gate": "gate_proj", "in": "up_proj", "out": "down_proj"}
-    return {f"layers.*.channel.shared.{name}": f"{stem}.{theirs}" for name, theirs in ours.items()}
+    if shared:
+        names.update({f"layers.*.channel.shared.{name}": f"{stem}.{shared}.{own}" for name, own in ours.items()})
+    return names
