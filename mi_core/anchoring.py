@@ -5,7 +5,7 @@ from __future__ import annotations
 from mi_core.errors import SelectorError
 from mi_core.positions import Part
 from mi_core.rows import RowText
-from mi_core.selectors import Mask, Selector, TextPosition, chosen
+from mi_core.selectors import Mask, Selector, chosen, in_text
 
 __all__ = ["anchored", "may_come"]
 
@@ -20,7 +20,7 @@ def anchored(
     """
     if isinstance(selector, Part):
         return selector.within(prompt, count)
-    if isinstance(selector, TextPosition):
+    if in_text(selector):
         return selector.resolve(text.cut(prompt), row)
     if isinstance(selector, slice):
         return sliced(selector, prompt, count)

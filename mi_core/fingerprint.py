@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ def fingerprint(value: Any) -> Hashable:
         return ("tensor", str(value.dtype), tuple(value.shape), hashlib.sha256(raw).hexdigest())
     if isinstance(value, slice):
         return ("slice", value.start, value.stop, value.step)
-    if isinstance(value, Mapping):
+    if is_plain_mapping(value):
         return ("mapping", tuple(sorted((str(key), fingerprint(item)) for key, item in value.items())))
     if isinstance(value, tuple | list):
         return (type(value).__name__, tuple(fingerprint(item) for item in value))
@@ -44,7 +44,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     """The tensors that a piece of data holds itself; runs answer for their own."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
+    elif is_plain_mapping(value):
         for item in value.values():
             yield from tensors_in(item)
     elif isinstance(value, tuple | list):
@@ -53,6 +53,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from tensors_in(getattr(value, field.name))
+
+
+def is_plain_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
+    """Whether a value is a mapping of data; a run is a mapping too, and answers for its own."""
+    return isinstance(value, Mapping) and not hasattr(type(value), "values_at")
 
 
 def version_of(tensor: Tensor) -> int:

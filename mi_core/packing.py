@@ -1,4 +1,4 @@
-"""Many variants of one base run, packed: all their live rows go through each block together.
+"""Many variants of one base run, packed: all their live tokens go through each block together.
 
 Each variant joins at its own layer with the base's stream, from its own column on; the base's memory stands in for
 what lies before. The result equals the loop of full runs up to rounding.
@@ -6,23 +6,25 @@ what lies before. The result equals the loop of full runs up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from mi_core.binding import Binding
 from mi_core.calling import check_fired, taps_for
 from mi_core.forking import Fork
-from mi_core.layout import Layout
-from mi_core.loop import Taps, through
-from mi_core.protocols import Batch, Memory, Stream
+from mi_core.loop import Taps
+from mi_core.lots import Lot, in_one_row
+from mi_core.names import Point, Points
+from mi_core.pack_taps import Columns, Place, Rows, joined_taps
+from mi_core.protocols import Stream
 from mi_core.taps import IDLE, BoundTap, Record
 from mi_core.trunk import Trunk
 
-__all__ = ["Pack", "Variant"]
+__all__ = ["Pack", "Variant", "takes_parts"]
 
 
 @dataclass(eq=False)
@@ -36,192 +38,183 @@ class Variant:
     """``[batch d_vocab]`` of the last real token, or ``[batch pos d_vocab]`` from the fork's column on."""
 
 
-class PackTap:
-    """The taps of several variants, each on its own rows of the pack."""
+@dataclass(eq=False)
+class Member:
+    """A variant on its way through the layers."""
 
-    __slots__ = ("_members", "_rows")
+    variant: Variant
+    lot: Lot
+    taps: Taps
+    stream: Stream
 
-    def __init__(self, members: Sequence[tuple[int, BoundTap]], rows: int) -> None:
-        self._members = members
-        self._rows = rows
+    def tap(self, layer: int) -> BoundTap | None:
+        """Who looks in a layer."""
+        tap = self.taps.layers.get(layer)
+        return tap if isinstance(tap, BoundTap) else None
 
-    def __call__(self, name: str, value: Tensor) -> Tensor:
-        """Each variant's edits on its rows; the pack is copied once, only if somebody writes."""
-        out = value
-        for at, tap in self._members:
-            if tap.wants(name):
-                part = value[at : at + self._rows]
-                new = tap(name, part)
-                if new is not part:
-                    out = value.clone() if out is value else out
-                    out[at : at + self._rows] = new
-        return out
+    def offer(self, layer: int, site: str) -> None:
+        """One of the core's own points: the stream before or behind a layer."""
+        tap = self.tap(layer)
+        if tap is not None:
+            self.stream = replace(self.stream, resid=tap(site, self.stream.resid))
 
-    def wants(self, *names: str) -> bool:
-        """Whether any variant looks at one of these."""
-        return any(tap.wants(*names) for _, tap in self._members)
+    def last_will_do(self, layer: int) -> bool:
+        """Whether nobody sees more than the last token of what the last layer returns."""
+        tap = self.tap(layer)
+        return self.taps.outside is IDLE and (tap is None or tap.only("hook_resid_pre"))
 
-    def edits(self, *names: str) -> bool:
-        """Whether any variant writes one of these."""
-        return any(tap.edits(*names) for _, tap in self._members)
 
-    def cut_edges(self) -> Tensor | None:
-        """The edges that the variants cut, each in its own rows."""
-        cuts = [(at, cut) for at, tap in self._members if (cut := tap.cut_edges()) is not None]
-        if not cuts:
-            return None
-        rows = max(at for at, _ in self._members) + self._rows
-        sizes = [max(cut.shape[axis] for _, cut in cuts) for axis in range(1, 4)]
-        joined = torch.zeros(rows, *sizes, dtype=torch.bool, device=cuts[0][1].device)
-        for at, cut in cuts:
-            joined[at : at + self._rows] = cut
-        return joined
+def takes_parts(trunk: Trunk) -> bool:
+    """Whether variants of different lots can go through a block together."""
+    return trunk.backend.shape.parts and not any(stream.side for stream in trunk.streams)
 
 
 class Pack:
-    """Variants that start at the same columns, run layer by layer."""
+    """Variants of one trunk, run layer by layer; a call of a block has at most ``tokens`` tokens, or one variant."""
 
-    def __init__(self, trunk: Trunk, first: Int[Tensor, "batch"], variants: Sequence[Variant], tokens: int) -> None:
+    def __init__(self, trunk: Trunk, variants: Sequence[Variant], tokens: int) -> None:
         self.trunk = trunk
         self.backend = trunk.backend
-        self.first = first
-        self.layout: Layout = trunk.layout.behind(first)
-        self.variants = sorted(variants, key=lambda variant: variant.fork.layer)
-        self.n_rows = len(first)
-        self.device = trunk.streams[0].resid.device
-        width = max(self.layout.width, 1)
-        self.per_call = max(1, tokens // (self.n_rows * width))
-        """Variants in one call of a block."""
-        rows = torch.arange(self.n_rows)
-        self.taps: list[Taps] = [
-            taps_for(variant.binding, self.layout, rows, variant.record, self.device, False)
-            for variant in self.variants
-        ]
+        self.tokens = tokens
+        self.mixed = takes_parts(trunk)
+        lots: dict[tuple[int, ...], Lot] = {}
+        self.variants: list[tuple[Variant, Lot]] = []
+        for variant in variants:
+            start = tuple(variant.fork.first.tolist())
+            if start not in lots:
+                lots[start] = Lot(trunk, variant.fork.first)
+            self.variants.append((variant, lots[start]))
+        self.order = {id(lot): place for place, lot in enumerate(lots.values())}
 
     def run(self, *, last_only: bool) -> None:
         """Fill in the logits and records of the variants."""
-        blocks = self.backend.blocks
-        streams: list[Stream] = []
-        joined = 0
-        for layer in range(-1, len(blocks)):
-            arriving = joined
-            while arriving < len(self.variants) and self.variants[arriving].fork.layer <= layer:
-                arriving += 1
-            if arriving > joined:
-                streams += self._arrive(layer, joined, arriving)
-                joined = arriving
-            if layer < 0 or not joined:
-                continue
-            final = layer == len(blocks) - 1
-            for begin in range(0, joined, self.per_call):
-                end = min(begin + self.per_call, joined)
-                # somebody who looks behind the layers sees every position
-                unseen = all(taps.outside is IDLE for taps in self.taps[begin:end])
-                streams[begin:end] = self._block(layer, begin, streams[begin:end], final and last_only and unseen)
-        rest = self.variants[joined:]
-        streams += [self.trunk.stream(len(blocks), self.first)] * len(rest)
-        self._unembed(streams, last_only)
-        for variant in self.variants:
-            check_fired(variant.binding, self._seen(variant))
+        members: list[Member] = []
+        n_layers = len(self.backend.blocks)
+        for layer in range(-1, n_layers + 1):
+            arrived = [self._arrived(*pair, layer) for pair in self.variants if pair[0].fork.layer == layer]
+            if arrived:
+                # those that start at the same columns stand side by side
+                members = sorted([*members, *arrived], key=lambda member: self.order[id(member.lot)])
+            if 0 <= layer < n_layers and members:
+                self._layer(layer, members, last_only and layer == n_layers - 1)
+        self._unembed(members, last_only)
+        for variant, _ in self.variants:
+            check_fired(variant.binding, seen(variant))
 
-    def _seen(self, variant: Variant) -> Record:
-        """What fired, with what the base did before the fork."""
-        skipped = {
-            name
-            for name in variant.binding.asked
-            if (layer := variant.binding.points.by_name[name].layer) is not None and layer < variant.fork.layer
-        }
-        before = {
-            name
-            for name in variant.binding.asked
-            if variant.fork.layer >= 0 and variant.binding.points.embedding(variant.binding.points.by_name[name])
-        }
-        return Record(fired=variant.record.fired | skipped | before)
+    def _arrived(self, variant: Variant, lot: Lot, layer: int) -> Member:
+        """A variant that joins before a layer, with the base's stream there."""
+        rows = torch.arange(lot.n_rows)
+        taps = taps_for(variant.binding, lot.layout, rows, variant.record, lot.device, False)
+        stream = self.backend.embed(lot.batch(1), taps.outside) if layer < 0 else lot.stream(layer)
+        return Member(variant, lot, taps, stream)
 
-    def _arrive(self, layer: int, begin: int, end: int) -> list[Stream]:
-        """The streams with which variants join before a layer."""
-        if layer >= 0:
-            return [self.trunk.stream(layer, self.first)] * (end - begin)
-        batch = self.layout.batch(self.device)
-        return [self.backend.embed(batch, self.taps[index].outside) for index in range(begin, end)]
+    def _layer(self, layer: int, members: Sequence[Member], last: bool) -> None:
+        """One layer: the core's own points for each member, the block for as many as possible at once."""
+        kept: list[Member] = []
+        whole: list[Member] = []
+        apart: list[Member] = []
+        for member in members:
+            tap = member.tap(layer)
+            member.offer(layer, "hook_resid_pre")
+            if tap is not None and not tap.by_token:
+                apart.append(member)
+            elif last and member.last_will_do(layer):
+                kept.append(member)
+            else:
+                whole.append(member)
+        for chunk in chunks(kept, self.tokens, self.mixed):
+            self._block(layer, chunk, keep_last=True)
+        for chunk in chunks(whole, self.tokens, self.mixed):
+            self._block(layer, chunk)
+        # who looks at what spans rows, such as patterns, gets a call of its own kind, and the others their fused kernel
+        for chunk in chunks(apart, self.tokens, mixed=False):
+            self._block(layer, chunk)
+        for member in members:
+            member.offer(layer, "hook_resid_post")
 
-    def _block(self, layer: int, begin: int, streams: Sequence[Stream], keep_last: bool) -> list[Stream]:
-        """One block on the rows of some variants."""
-        block = self.backend.blocks[layer]
-        members = [
-            (at * self.n_rows, tap)
-            for at in range(len(streams))
-            if isinstance(tap := self.taps[begin + at].layers.get(layer), BoundTap)
-        ]
-        stream = joined_streams(streams)
-        batch = self._batch(len(streams))
-        memory = self._memory(layer, len(streams))
-        if all(tap.only("hook_resid_pre") for _, tap in members):
-            # that point is the core's own: the block itself runs as if nobody looked
-            if members:
-                resid = PackTap(members, self.n_rows)("hook_resid_pre", stream.resid)
-                stream = replace(stream, resid=resid)
-            if keep_last:
-                batch = replace(batch, keep=batch.length[:, None] - 1)
-            stream, _ = block(stream, batch, IDLE, memory)
+    def _block(self, layer: int, members: Sequence[Member], *, keep_last: bool = False) -> None:
+        """One block on some members: their rows below each other, or a call in parts if they are of several lots."""
+        block, lot, n_rows = self.backend.blocks[layer], members[0].lot, members[0].lot.n_rows
+        taps = [member.tap(layer) for member in members]
+        places: list[Place] = [Rows(at * n_rows, n_rows) for at in range(len(members))]
+        if all(member.lot is lot for member in members):
+            batch, memory = lot.batch(len(members), keep_last=keep_last), lot.memory(layer, len(members))
+            tap = joined_taps(taps, places, len(members) * n_rows)
+            stream, _ = block(stacked([member.stream for member in members]), batch, tap, memory)
         else:
-            stream, _ = through(block, stream, batch, PackTap(members, self.n_rows), memory)
-        return split_stream(stream, len(streams), self.n_rows)
+            runs = [(own, len(list(found))) for own, found in groupby(member.lot for member in members)]
+            batch = in_one_row([own.part(layer, count, keep_last=keep_last) for own, count in runs])
+            places = stretches([(n_rows, member.lot.width) for member in members])
+            resid = torch.cat([member.stream.resid.flatten(0, 1) for member in members])[None]
+            stream, _ = block(Stream(resid), batch, joined_taps(taps, places, 1), None)
+            if stream.resid.shape[1] != resid.shape[1]:
+                places = stretches([(n_rows, 1)] * len(members))
+        for member, place in zip(members, places, strict=True):
+            side = {name: place.of(value) for name, value in stream.side.items()}
+            member.stream = Stream(place.of(stream.resid), side)
 
-    def _batch(self, n_variants: int) -> Batch:
-        """The rows of some variants, one after the other."""
-        one = self.layout.batch(self.device)
-        if n_variants == 1:
-            return one
-        return Batch(
-            inputs=one.inputs.repeat(n_variants, 1),
-            start=one.start.repeat(n_variants),
-            length=one.length.repeat(n_variants),
-            total=one.total.repeat(n_variants),
-            positions=one.positions.repeat(n_variants, 1),
-        )
-
-    def _memory(self, layer: int, n_variants: int) -> Memory | None:
-        """The base's memory of a layer up to each row's first column, once for each variant."""
-        if not bool(self.layout.start.any()):
-            return None
-        memory = self.trunk.memory.layers[layer].cut(self.layout.start)
-        return memory if n_variants == 1 else memory.rows(torch.arange(self.n_rows).repeat(n_variants))
-
-    def _unembed(self, streams: Sequence[Stream], last_only: bool) -> None:
+    def _unembed(self, members: Sequence[Member], last_only: bool) -> None:
         """The logits of every variant: of the last real tokens, or of all columns from the first on."""
-        last = (self.layout.length - 1).to(self.device)
-        row = torch.arange(self.n_rows, device=self.device)
-        quiet: list[int] = []
-        for index, variant in enumerate(self.variants):
-            outside = self.taps[index].outside
-            if last_only and outside is IDLE:
-                quiet.append(index)
+        quiet: list[Member] = []
+        for member in members:
+            if last_only and member.taps.outside is IDLE:
+                quiet.append(member)
                 continue
-            logits = self.backend.unembed(streams[index].resid, outside)
-            variant.logits = logits[row, last] if last_only else logits
+            logits = self.backend.unembed(member.stream.resid, member.taps.outside)
+            member.variant.logits = last_column(logits, member.lot) if last_only else logits
         if quiet:
-            resid = torch.stack([last_column(streams[index].resid, row, last) for index in quiet])
+            resid = torch.stack([last_column(member.stream.resid, member.lot) for member in quiet])
             logits = self.backend.unembed(resid.flatten(0, 1)[:, None], IDLE)[:, 0]
-            for index, own in zip(quiet, torch.split(logits, self.n_rows), strict=True):
-                self.variants[index].logits = own
+            for member, own in zip(quiet, torch.split(logits, resid.shape[1]), strict=True):
+                member.variant.logits = own
 
 
-def last_column(resid: Tensor, row: Tensor, last: Tensor) -> Tensor:
+def chunks(members: Sequence[Member], tokens: int, mixed: bool) -> Iterator[list[Member]]:
+    """Members in calls of at most so many tokens; those of different lots in one call only if ``mixed``."""
+    chunk: list[Member] = []
+    filled = 0
+    for member in members:
+        if chunk and (filled + member.lot.n_tokens > tokens or not (mixed or member.lot is chunk[0].lot)):
+            yield chunk
+            chunk, filled = [], 0
+        chunk.append(member)
+        filled += member.lot.n_tokens
+    if chunk:
+        yield chunk
+
+
+def stretches(shapes: Sequence[tuple[int, int]]) -> list[Place]:
+    """Where rectangles of ``(rows, columns)`` lie, one behind the other."""
+    places: list[Place] = []
+    begin = 0
+    for rows, width in shapes:
+        places.append(Columns(begin, rows, width))
+        begin += rows * width
+    return places
+
+
+def seen(variant: Variant) -> Record:
+    """What fired, with what the base did before the fork."""
+    points, layer = variant.binding.points, variant.fork.layer
+    before = {name for name in variant.binding.asked if comes_before(points.by_name[name], layer, points)}
+    return Record(fired=variant.record.fired | before)
+
+
+def comes_before(point: Point, layer: int, points: Points) -> bool:
+    """Whether a point fires before a layer."""
+    return layer >= 0 and points.embedding(point) if point.layer is None else point.layer < layer
+
+
+def last_column(value: Tensor, lot: Lot) -> Tensor:
     """Each row's last real column; a block that computed only that has it already."""
-    return resid[:, 0] if resid.shape[1] == 1 else resid[row, last]
+    if value.shape[1] == 1:
+        return value[:, 0]
+    return value[torch.arange(lot.n_rows, device=value.device), (lot.layout.length - 1).to(value.device)]
 
 
-def joined_streams(streams: Sequence[Stream]) -> Stream:
+def stacked(streams: Sequence[Stream]) -> Stream:
     """The streams of several variants as one."""
     if len(streams) == 1:
         return streams[0]
     side = {name: torch.cat([stream.side[name] for stream in streams]) for name in streams[0].side}
     return Stream(torch.cat([stream.resid for stream in streams]), side)
-
-
-def split_stream(stream: Stream, n_variants: int, rows: int) -> list[Stream]:
-    """One stream for each variant: views."""
-    resid = torch.split(stream.resid, rows)
-    side = {name: torch.split(value, rows) for name, value in stream.side.items()}
-    return [Stream(resid[i], {name: parts[i] for name, parts in side.items()}) for i in range(n_variants)]

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-__all__ = ["Backend", "Batch", "Block", "Memory", "ModelShape", "Residual", "Site", "Stream", "Tap"]
+__all__ = ["Backend", "Batch", "Block", "Memory", "ModelShape", "Part", "Residual", "Site", "Stream", "Tap"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,13 @@ class Batch:
     """
     record: Int[Tensor, "batch cuts"] | str | None = None
     """Prefix lengths at which the returned memory must be cuttable; ``"end"``, ``"all"``; None: return no memory."""
+    parts: tuple[Part, ...] = ()
+    """The rectangles of a call in parts: their tokens lie one behind the other, row by row, in the call's one row.
+
+    What does not look across positions need not know. Given only where ``shape.parts`` is True; ``start``, ``length``
+    and ``total`` then say nothing, each part's batch does; ``keep`` counts columns of the one row. No memory is
+    recorded.
+    """
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Values that blocks compute once for each call and share, such as rotary tables. Empty in every new batch."""
 
@@ -56,6 +63,14 @@ class Batch:
         if key not in self.shared:
             self.shared[key] = make()
         return self.shared[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some rows of a call in parts: a rectangle of its own, with the memory that it goes on from."""
+
+    batch: Batch
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +191,8 @@ class ModelShape:
     causal: bool = True
     residual: tuple[Residual, ...] = ()
     """One rule for each layer; empty means sequential everywhere."""
+    parts: bool = False
+    """Whether blocks take calls in parts (:attr:`Batch.parts`): sweeps then run all live tokens of a layer at once."""
 
 
 @runtime_checkable

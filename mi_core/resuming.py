@@ -44,7 +44,7 @@ def resumed(base: Run, spec: HookSpec) -> Run:
     fork = fork_of(own, whole)
     variant = Variant(whole, fork)
     with torch.no_grad():
-        Pack(trunk, fork.first, [variant], tokens=1 << 62).run(last_only=base._last_only)
+        Pack(trunk, [variant], tokens=1 << 62).run(last_only=base._last_only)
     n_layers = len(trunk.backend.blocks)
     receipt = dataclasses.replace(
         base.receipt,

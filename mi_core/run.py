@@ -218,13 +218,16 @@ class Run(Mapping[str, Tensor]):
         self, point: Point, selectors: Mapping[str, Selector]
     ) -> tuple[Tensor, Mapping[str, Int[Tensor, "batch"]]]:
         """The same point, the same selection, of this run, left-aligned: see :class:`mi_core.sources.Source`."""
-        value = self._taken(self._find(point.name, self._captured), selectors)
-        return value, self._select(selectors, point).counts(self._layout)
+        captured, selection = self._find(point.name, self._captured), self._select(selectors, point)
+        if captured.selectors:
+            return self._taken(captured, selectors), selection.counts(self._layout)
+        return selection.gather(self._unchanged(captured))[0], selection.counts(self._layout)
 
     def _select(self, selectors: Mapping[str, Selector], point: Point) -> Selection:
         return select(selectors, point, self._layout, self._prompts.rows, model=self.receipt.model)
 
-    def _taken(self, captured: Captured, wanted: Mapping[str, Selector]) -> Tensor:
+    def _unchanged(self, captured: Captured) -> Tensor:
+        """What was captured, with every dim of the site; refused if somebody changed it in place."""
         shown, version = self._shown.get((captured.point.name, False), (captured.value, captured.version))
         if version_of(captured.value) != captured.version or version_of(shown) != version:
             raise ChangedInPlace(
@@ -232,7 +235,10 @@ class Run(Mapping[str, Tensor]):
                 "Edit a .clone() of it.",
                 point=captured.point.name,
             )
-        held = captured.selectors
+        return captured.kept()
+
+    def _taken(self, captured: Captured, wanted: Mapping[str, Selector]) -> Tensor:
+        kept, held = self._unchanged(captured), captured.selectors
         more = {dim: selector for dim, selector in wanted.items() if dim not in held}
         same = {dim: selector for dim, selector in wanted.items() if dim in held}
         # rows that were selected are no longer where their positions would be looked up
@@ -243,7 +249,6 @@ class Run(Mapping[str, Tensor]):
                 "the same selection, or the whole activation.",
                 point=captured.point.name,
             )
-        kept = captured.kept()
         return self._select(more, captured.point).gather(kept)[0] if more else kept
 
     def layers(self, site: str) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from mi_core.errors import SelectorError
 from mi_core.layout import POSITION_DIMS, Layout
 from mi_core.names import Point
 from mi_core.prompts import RowText
-from mi_core.selectors import Mask, Selector, TextPosition, as_index, chosen
+from mi_core.selectors import Mask, Selector, as_index, chosen, in_text
 from mi_core.vocabulary import ACCEPTED_DIMS
 
 __all__ = ["Choice", "Selection", "own_dims", "select"]
@@ -189,7 +189,7 @@ def select(
         if dim in POSITION_DIMS:
             choices[dim] = choose_positions(dim, selector, layout, texts, point.name, choices.get("batch"))
             continue
-        if isinstance(selector, TextPosition):
+        if in_text(selector):
             raise SelectorError(f"{selector!r} is a position; {dim!r} of {point.name!r} is not one.", dim=dim)
         size = layout.size(dim) if dim == "batch" else site.sizes.get(dim)
         if size is None:
@@ -226,9 +226,10 @@ def accepted(dim: str, selector: Selector, point: Point) -> str:
             return other
         if heads is None:
             raise SelectorError(f"{point.name!r} has no dim {dim!r}: select {other!r} (it has {groups}).", dim=dim)
-        wanted = [] if isinstance(selector, TextPosition) else chosen(selector, heads, dim=dim, where=repr(point.name))
+        wanted = [] if in_text(selector) else chosen(selector, heads, dim=dim, where=repr(point.name))
         index = wanted[0] if wanted else 0
-        alone = f"{point.name.rpartition('hook_')[0]}hook_{'v' if point.name.endswith('v') else 'k'}_per_head"
+        what = "v" if point.name.rpartition("hook_")[2].startswith("v") else "k"
+        alone = f"{point.name.rpartition('hook_')[0].removesuffix('attn.')}attn.hook_{what}_per_head"
         raise SelectorError(
             f"{point.name!r} has {groups} {other}s for {heads} {dim}s: query head {index} reads {other} "
             f"{index // (heads // groups)}. Select {other}=..., or name {alone!r} to reach one head alone.",
@@ -252,7 +253,7 @@ def choose_positions(
         elif prompt is not None:
             label = f"row {row} at {where!r}"
             rows.append(anchored(selector, prompt[row], count, texts[row], row, dim=dim, where=label))
-        elif isinstance(selector, TextPosition):
+        elif in_text(selector):
             offset = int(layout.start[row]) if dim == "key_pos" else 0
             rows.append([offset + index for index in selector.resolve(texts[row], row)])
         elif isinstance(selector, Mask):

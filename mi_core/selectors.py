@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "TextPosition",
     "canonical",
     "chosen",
+    "in_text",
     "merged",
     "selector_from_json",
     "selector_to_json",
@@ -35,6 +36,15 @@ class TextPosition(Protocol):
     def resolve(self, row: RowText, row_number: int) -> list[int]:
         """Token indexes within the row's real tokens."""
         ...
+
+
+def in_text(selector: object) -> TypeGuard[TextPosition]:
+    """Whether a selector is resolved in text; the protocol itself is asked last, because it is slow.
+
+    >>> in_text(-1)
+    False
+    """
+    return not isinstance(selector, int | slice | tuple) and isinstance(selector, TextPosition)
 
 
 class Mask(tuple[bool, ...]):
@@ -52,7 +62,7 @@ def canonical(dim: str, selector: Any) -> Selector:
     >>> canonical("pos", range(2, 6)), canonical("head", [0, 3])
     (slice(2, 6, 1), (0, 3))
     """
-    if isinstance(selector, TextPosition):
+    if in_text(selector):
         return selector
     if isinstance(selector, range):
         # a slice would read negative ends from the other end
@@ -134,7 +144,7 @@ def selector_to_json(selector: Selector) -> Any:
         return {"slice": [selector.start, selector.stop, selector.step]}
     if isinstance(selector, Mask):
         return {"mask": [int(item) for item in selector]}
-    if isinstance(selector, TextPosition):
+    if in_text(selector):
         to_json = getattr(selector, "to_json", None)
         if to_json is None:
             raise SelectorError(f"{selector!r} cannot be saved: it has no to_json().", selector=selector)

@@ -47,6 +47,9 @@ class KeyValues:
 
     def rows(self, index: Int[Tensor, "rows"]) -> KeyValues:
         """Row r becomes row ``index[r]``."""
+        if len(self.length) == 1 and not bool(index.any()):
+            # one row, again and again: a view
+            return KeyValues(**{name: t.expand(len(index), *t.shape[1:]) for name, t in self.tensors().items()})
         index = index.to(self.length.device)
         return KeyValues(**{name: tensor.index_select(0, index) for name, tensor in self.tensors().items()})
 

@@ -176,7 +176,7 @@ def test_an_interrupted_sweep_keeps_what_was_finished(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sweeping, "run_group", tired)
     grid = mi.ablation_grid("blocks.*.hook_mlp_out", each=("layer", "pos"))
     with pytest.raises(SweepInterrupted) as caught:
-        small().sweep([1, 2, 3], grid, mi.logit(3))
+        small().sweep([1, 2, 3], grid, mi.logit(3), batch=1)
     partial = caught.value.partial.values
     assert 0 < int(partial.isnan().sum()) < partial.numel()
 
@@ -186,10 +186,10 @@ def test_out_of_memory_halves_the_calls(monkeypatch: pytest.MonkeyPatch) -> None
 
     whole = packing.Pack._block
 
-    def narrow(self: Any, layer: int, begin: int, streams: Any, keep: bool) -> Any:
-        if len(streams) > 1:
+    def narrow(self: Any, layer: int, members: Any, **keep: Any) -> Any:
+        if len(members) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(self, layer, begin, streams, keep)
+        return whole(self, layer, members, **keep)
 
     grid = mi.ablation_grid("blocks.*.attn.hook_z")
     expected = small().sweep([1, 2, 3], grid, mi.logit(3))
