@@ -21,6 +21,7 @@ from mi_decoder.in_parts import in_parts
 from mi_decoder.kernels import causal_is_enough, explicit, fused, masked, open_edges
 from mi_decoder.memory import KeyValues, per_head
 from mi_decoder.rotary import Rotary
+from mi_decoder.split_inputs import OwnInput
 
 __all__ = ["Attention", "AttentionModule"]
 
@@ -84,21 +85,37 @@ class AttentionModule(nn.Module):
         self.register_parameter("o_weight", empty(d_model, spec.n_heads * spec.d_head))
         self.register_parameter("o_bias", empty(d_model) if spec.out_bias else None)
 
+    @property
+    def heads_that_read(self) -> Mapping[str, int]:
+        """How many queries, keys and values read the stream on their own."""
+        return {"q": self.spec.n_heads, "k": self.spec.n_kv_heads, "v": self.spec.n_kv_heads}
+
     def mix(
-        self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap, memory: Memory | None
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        batch: Batch,
+        tap: Tap,
+        memory: Memory | None,
+        inputs: Mapping[str, OwnInput] | None = None,
     ) -> tuple[Float[Tensor, "batch query_pos d_model"], Memory | None]:
         """The output of W_O with its bias, and the keys and values if ``batch.record`` asks for them.
 
-        Where only some columns are needed, only their queries are asked; keys and values are made for all.
+        Queries, keys or values that have ``inputs`` of their own read those instead. Where only some columns are
+        needed, only their queries are asked; keys and values are made for all.
         """
         own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
-        x = tap("attn.hook_in", x)
+        before, x = x, tap("attn.hook_in", x)
         asking = x if batch.keep is None else batch.kept(x)
         rows, columns, _ = x.shape
         heads = (rows, columns, -1, self.d_head)
-        q = tap("attn.hook_q", linear(asking, own["q_weight"], own["q_bias"]).view(rows, -1, self.n_heads, self.d_head))
-        k = tap("attn.hook_k", linear(x, own["k_weight"], own["k_bias"]).view(heads))
-        v = tap("attn.hook_v", linear(x, own["v_weight"], own["v_bias"]).view(heads))
+        q = linear(asking, own["q_weight"], own["q_bias"]).view(rows, -1, self.n_heads, self.d_head)
+        k = linear(x, own["k_weight"], own["k_bias"]).view(heads)
+        v = linear(x, own["v_weight"], own["v_bias"]).view(heads)
+        if inputs:
+            # what is written to the input that all share is added to each head's own
+            change = (x - before).unsqueeze(2) if tap.edits("attn.hook_in") else None
+            q, k, v = self.read_apart({"q": q, "k": k, "v": v}, inputs, change)
+        q, k, v = tap("attn.hook_q", q), tap("attn.hook_k", k), tap("attn.hook_v", v)
         clip = self.spec.clip
         if clip is not None:
             q = tap("attn.hook_q_clipped", q.clamp(-clip, clip))
@@ -145,6 +162,23 @@ class AttentionModule(nn.Module):
         """Queries and keys after their norm."""
         q = tap("attn.hook_q_normed", head_normed(self._modules["q_norm"], q))
         return q, tap("attn.hook_k_normed", head_normed(self._modules["k_norm"], k))
+
+    def read_apart(
+        self,
+        shared: dict[str, Float[Tensor, "batch pos _ d_head"]],
+        inputs: Mapping[str, OwnInput],
+        change: Float[Tensor, "batch pos 1 d_model"] | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, those with an input of their own made of that."""
+        for part, own in inputs.items():
+            if part in shared:
+                x = own.x if change is None else own.x + change
+                weight = self.get_parameter(f"{part}_weight").view(x.shape[2], self.d_head, self.d_model)
+                bias = self._parameters[f"{part}_bias"]
+                made = torch.einsum("bphm,hdm->bphd", x, weight)
+                made = made if bias is None else made + bias.view(x.shape[2], self.d_head)
+                shared[part] = own.instead_of(shared[part], made)
+        return shared["q"], shared["k"], shared["v"]
 
     def attend(
         self,

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mi_core.protocols import Batch, Memory, Residual, Site, Stream, Tap
 from mi_core.vocabulary import site
 from mi_decoder.parts import Channel, Mixer, Norm
+from mi_decoder.split_inputs import MLP_INPUT, SPLIT_INPUTS, channel_input, read_apart, split_input_sites
 
 __all__ = ["Layer", "ParallelLayer", "PostNormLayer"]
 
@@ -82,6 +84,10 @@ class DecoderBlock(nn.Module):
             self.add_module(slot, None if norm is None else norm.build(d_model, slot))
         self.mixer = spec.mixer.build(d_model)
         self.channel = spec.channel.build(d_model)
+        self.heads: Mapping[str, int] = getattr(self.mixer, "heads_that_read", {})
+        """How many queries, keys and values have an input of their own; empty where they have none."""
+        self.readers = dict(self.heads)
+        """The same, and the channel part where it shares the mixer's norm."""
 
     @property
     def takes_parts(self) -> bool:
@@ -92,12 +98,27 @@ class DecoderBlock(nn.Module):
         """All sites of the layer, in firing order."""
         sites: list[Site] = []
         for name in self.order:
-            part: Any = None if name.startswith("hook_") else self._modules[name]
+            part: Any = self._modules.get(name)
             if part is not None:
                 sites.extend(part.sites())
-            elif name.startswith("hook_"):
+            elif name == "split_inputs":
+                sites.extend(split_input_sites(self.readers, self.d_model))
+            elif name.startswith("hook_") and not (name == MLP_INPUT and "mlp" in self.readers):
                 sites.append(site(name, d_model=self.d_model))
         return sites
+
+    def mixed(
+        self, resid: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap, memory: Memory | None
+    ) -> tuple[Float[Tensor, "batch query_pos d_model"], Memory | None, Float[Tensor, "batch pos d_model"]]:
+        """The mixer's own output, what it remembers, and what a channel part reads that shares its norm."""
+        parts: Mapping[str, Any] = self._modules  # spares a Python call for each part
+        ln1, mixer = parts["ln1"], parts["mixer"]
+        if not tap.wants(*SPLIT_INPUTS):
+            normed = resid if ln1 is None else ln1.normalise(resid, tap)
+            return *mixer.mix(normed, batch, tap, memory), normed
+        normed, own = read_apart(ln1, resid, self.readers, tap)
+        out, memory = mixer.mix(normed, batch, tap, memory, *([own] if self.heads else []))
+        return out, memory, own["mlp"].instead_of(normed, own["mlp"].x) if "mlp" in own else normed
 
     def weights(self) -> Mapping[str, Tensor]:
         """The weights of all parts."""
@@ -110,23 +131,24 @@ class SequentialBlock(DecoderBlock):
 
     residual = Residual("sequential")
     order = (
-        *("hook_resid_pre", "ln1", "mixer", "ln1_post", "hook_attn_out", "hook_resid_mid"),
-        *("ln2", "channel", "ln2_post", "hook_mlp_out", "hook_resid_post"),
+        *("hook_resid_pre", "split_inputs", "ln1", "mixer", "ln1_post", "hook_attn_out", "hook_resid_mid"),
+        *("hook_mlp_in", "ln2", "channel", "ln2_post", "hook_mlp_out", "hook_resid_post"),
     )
 
     def forward(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
         """The stream behind the layer."""
         parts: Mapping[str, Any] = self._modules  # spares a Python call for each part
-        ln1, ln1_post, ln2, ln2_post = parts["ln1"], parts["ln1_post"], parts["ln2"], parts["ln2_post"]
+        ln1_post, ln2, ln2_post = parts["ln1_post"], parts["ln2"], parts["ln2_post"]
         multiplier = self.multiplier
         resid = stream.resid
-        out, memory = parts["mixer"].mix(resid if ln1 is None else ln1.normalise(resid, tap), batch, tap, memory)
+        out, memory, _ = self.mixed(resid, batch, tap, memory)
         out = out if ln1_post is None else ln1_post.normalise(out, tap)
         out = tap("hook_attn_out", out if multiplier == 1.0 else out * multiplier)
         if out.shape[1] != resid.shape[1]:
             resid = batch.kept(resid)
         resid = tap("hook_resid_mid", resid + out)
-        out = parts["channel"].transform(resid if ln2 is None else ln2.normalise(resid, tap), batch, tap)
+        read = channel_input(resid, tap)
+        out = parts["channel"].transform(read if ln2 is None else ln2.normalise(read, tap), batch, tap)
         out = out if ln2_post is None else ln2_post.normalise(out, tap)
         out = tap("hook_mlp_out", out if multiplier == 1.0 else out * multiplier)
         return Stream(resid + out, stream.side), memory
@@ -136,17 +158,24 @@ class ParallelBlock(DecoderBlock):
     """Mixer and channel part read the same stream; there is no stream between them."""
 
     residual = Residual("parallel")
-    order = ("hook_resid_pre", "ln1", "mixer", "hook_attn_out", "ln2", "channel", "hook_mlp_out", "hook_resid_post")
+    order = (
+        *("hook_resid_pre", "split_inputs", "ln1", "mixer", "hook_attn_out"),
+        *("hook_mlp_in", "ln2", "channel", "hook_mlp_out", "hook_resid_post"),
+    )
+
+    def __init__(self, spec: ParallelLayer, d_model: int) -> None:
+        super().__init__(spec, d_model)
+        if spec.ln2 is None:
+            self.readers["mlp"] = 1
 
     def forward(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
         """The stream behind the layer."""
         parts: Mapping[str, Any] = self._modules  # spares a Python call for each part
-        ln1, ln2 = parts["ln1"], parts["ln2"]
-        resid = stream.resid
-        normed = resid if ln1 is None else ln1.normalise(resid, tap)
-        mixed, memory = parts["mixer"].mix(normed, batch, tap, memory)
+        resid, ln2 = stream.resid, parts["ln2"]
+        mixed, memory, shared = self.mixed(resid, batch, tap, memory)
         mixed = tap("hook_attn_out", mixed)
-        out = parts["channel"].transform(normed if ln2 is None else ln2.normalise(resid, tap), batch, tap)
+        read = shared if ln2 is None else ln2.normalise(channel_input(resid, tap), tap)
+        out = parts["channel"].transform(read, batch, tap)
         return Stream(resid + mixed + tap("hook_mlp_out", out), stream.side), memory
 
 
@@ -155,18 +184,18 @@ class PostNormBlock(DecoderBlock):
 
     residual = Residual("post_norm", "the stream itself is normed behind each part, so it is no plain sum")
     order = (
-        *("hook_resid_pre", "mixer", "hook_attn_out", "ln1_post", "hook_resid_mid"),
-        *("channel", "hook_mlp_out", "ln2_post", "hook_resid_post"),
+        *("hook_resid_pre", "split_inputs", "mixer", "hook_attn_out", "ln1_post", "hook_resid_mid"),
+        *("hook_mlp_in", "channel", "hook_mlp_out", "ln2_post", "hook_resid_post"),
     )
 
     def forward(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
         """The stream behind the layer."""
         parts: Mapping[str, Any] = self._modules  # spares a Python call for each part
         resid = stream.resid
-        out, memory = parts["mixer"].mix(resid, batch, tap, memory)
+        out, memory, _ = self.mixed(resid, batch, tap, memory)
         out = tap("hook_attn_out", out)
         if out.shape[1] != resid.shape[1]:
             resid = batch.kept(resid)
         resid = tap("hook_resid_mid", parts["ln1_post"].normalise(resid + out, tap))
-        out = tap("hook_mlp_out", parts["channel"].transform(resid, batch, tap))
+        out = tap("hook_mlp_out", parts["channel"].transform(channel_input(resid, tap), batch, tap))
         return Stream(parts["ln2_post"].normalise(resid + out, tap), stream.side), memory

@@ -14,6 +14,7 @@ from mi_core.errors import MemoryMismatch
 from mi_core.protocols import Batch, Memory, Stream, Tap
 from mi_decoder.layers import Layer, SequentialBlock
 from mi_decoder.parts import Part
+from mi_decoder.split_inputs import channel_input
 
 __all__ = ["PartMemories", "StatefulBlock", "StatefulChannelModule", "StatefulLayer", "StatefulMixerModule"]
 
@@ -71,7 +72,8 @@ class StatefulBlock(SequentialBlock):
         needed = batch if batch.keep is None else replace(batch, keep=with_those_before(batch.keep))
         out, side, mixer = parts["mixer"].mix(normed, stream.side, needed, tap, past.mixer)
         resid = tap("hook_resid_mid", needed.kept(resid) + tap("hook_attn_out", out))
-        normed = resid if ln2 is None else ln2.normalise(resid, tap)
+        read = channel_input(resid, tap)
+        normed = read if ln2 is None else ln2.normalise(read, tap)
         out, channel = parts["channel"].transform(normed, batch, tap, past.channel)
         resid = resid[:, -out.shape[1] :] + tap("hook_mlp_out", out)
         return Stream(resid, side), None if batch.record is None else PartMemories(mixer, channel)
