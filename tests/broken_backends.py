@@ -208,6 +208,21 @@ class WritesToTheWholeGroup(Wrapped):
         return tap(name, value)[:, :, [0, 0, 2, 2]]
 
 
+class HandsInputsToOtherHeads(Wrapped):
+    site = "hook_q_input"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        return tap(name, value).flip(2)
+
+
+class ReadsTwiceWhatIsWritten(Wrapped):
+    site = "hook_mlp_in"
+
+    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+        seen = tap(name, value)
+        return seen + (seen - value)
+
+
 class CountsColumns(Wrapped):
     def embedded(self, batch: Any, value: Tensor) -> Tensor:
         return value + 0.01 * batch.inputs.shape[1]
@@ -343,6 +358,8 @@ BROKEN: Mapping[str, tuple[Break, ...]] = {
     "check_scores_stay_masked": (MasksWithALargeNumber,),
     "check_head_results_sum_to_the_output": (MixesUpHeads,),
     "check_heads_are_reached_alone": (WritesToTheWholeGroup,),
+    "check_heads_read_their_own_inputs": (HandsInputsToOtherHeads,),
+    "check_mlps_read_their_own_input": (ReadsTwiceWhatIsWritten,),
     "check_rows_in_a_batch_equal_rows_alone": (CountsColumns,),
     "check_padding_is_never_looked_at": (LooksBehindTheLength,),
     "check_chunks_equal_the_whole": (CountsRows,),
