@@ -10,7 +10,6 @@ import torch
 
 if TYPE_CHECKING:
     from mi_core.model import Model
-    from mi_core.trunk import Trunk
 
 __all__ = ["free_bytes", "halved_on_out_of_memory", "tokens_that_fit"]
 
@@ -45,10 +44,10 @@ def bytes_per_token(model: Model, width: int) -> int:
     return max(1, numbers * size)
 
 
-def tokens_that_fit(model: Model, trunk: Trunk) -> int:
-    """How many tokens one call of a block may have, by the free memory of the model's device."""
+def tokens_that_fit(model: Model, width: int) -> int:
+    """How many tokens one call of a block may have in rows so wide, by the free memory of the model's device."""
     free = SHARE * free_bytes(model.device)
-    return max(1, min(int(free / bytes_per_token(model, trunk.layout.width)), ENOUGH.get(model.device.type, 4096)))
+    return max(1, min(int(free / bytes_per_token(model, width)), ENOUGH.get(model.device.type, 4096)))
 
 
 def halved_on_out_of_memory(attempt: Callable[[int], None], tokens: int) -> None:

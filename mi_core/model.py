@@ -29,6 +29,7 @@ from mi_core.weights import Weights
 
 if TYPE_CHECKING:  # text and sweeps are for those who want them
     from mi_core.generation import Generation
+    from mi_core.sweep_plans import SweepPlan
     from mi_core.sweeping import Sweep
     from mi_core.tokenizer import Tokenizer
 
@@ -226,19 +227,30 @@ class Model:
         Raises:
             SweepInterrupted: Ctrl-C; its ``partial`` holds what was finished.
         """
+        from mi_core.sweep_plans import planned_sweep
         from mi_core.sweeping import sweep
 
-        return sweep(
-            self,
-            inputs,
-            specs,
-            metric,
-            batch=batch,
-            store=store,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            progress=progress,
-        )
+        masks = {"attention_mask": attention_mask, "position_ids": position_ids}
+        return sweep(planned_sweep(self, inputs, specs, metric, batch=batch, **masks), store=store, progress=progress)
+
+    def plan_sweep(
+        self,
+        inputs: Any,
+        specs: Sequence[HookSpec] | Mapping[Label, HookSpec] | Grid,
+        metric: Metric | Callable[..., Tensor],
+        *,
+        batch: int | Literal["auto"] = "auto",
+        attention_mask: Any = None,
+        position_ids: Any = None,
+    ) -> SweepPlan:
+        """What :meth:`sweep` with the same arguments would do, decided but not done, and what it would cost.
+
+        ``plan.explain()`` says it in words. Nothing is run, not even a grid's source.
+        """
+        from mi_core.sweep_plans import planned_sweep
+
+        masks = {"attention_mask": attention_mask, "position_ids": position_ids}
+        return planned_sweep(self, inputs, specs, metric, batch=batch, run_source=False, **masks)
 
     def generate(
         self,

@@ -26,6 +26,7 @@ from mi_core.run import Run
 from mi_core.spec import HookSpec
 
 if TYPE_CHECKING:
+    from mi_core.explaining import Topics
     from mi_core.model import Model
     from mi_core.rehearsing import Rehearsed
 
@@ -112,9 +113,15 @@ class Plan:
 
     def explain(self) -> str:
         """The plan in words."""
-        from mi_core.explaining import as_text, run_topics
+        from mi_core.explaining import as_text
 
-        return as_text(run_topics(self))
+        return as_text(self.topics())
+
+    def topics(self) -> Topics:
+        """The plan in words, topic by topic."""
+        from mi_core.explaining import run_topics
+
+        return run_topics(self)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON."""

@@ -19,6 +19,7 @@ from mi_core.plans import Plan
 from mi_core.spec import HookSpec, capture
 
 if TYPE_CHECKING:
+    from mi_core.explaining import Topics
     from mi_core.model import Model
     from mi_core.rehearsing_sweeps import RehearsedSweep
 
@@ -70,9 +71,14 @@ class SweepPlan:
     def explain(self) -> str:
         """The plan in words."""
         from mi_core.explaining import as_text
+
+        return as_text(self.topics())
+
+    def topics(self) -> Topics:
+        """The plan in words, topic by topic."""
         from mi_core.explaining_sweeps import sweep_topics
 
-        return as_text(sweep_topics(self))
+        return sweep_topics(self)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON."""

@@ -9,30 +9,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mi_core.binding import bind
-from mi_core.budget import halved_on_out_of_memory, tokens_that_fit
-from mi_core.errors import InputError, SelectorError, SpecError, ValueMismatch
-from mi_core.forking import Fork, fork_of
-from mi_core.grids import Axis, Grid
+from mi_core.budget import halved_on_out_of_memory
+from mi_core.errors import ValueMismatch
+from mi_core.grids import Axis
+from mi_core.grouping import groups_of, variant_of
 from mi_core.labelled import Label, Labelled
-from mi_core.metrics import Function, Metric, as_metric
+from mi_core.metrics import Metric
 from mi_core.packing import Pack, Variant
-from mi_core.resuming import behind, under
-from mi_core.sources import is_source
-from mi_core.spec import HookSpec, capture
+from mi_core.resuming import behind
 from mi_core.sweep_store import Store
 from mi_core.taps import Record
 
 if TYPE_CHECKING:
-    from mi_core.model import Model
     from mi_core.run import Run
+    from mi_core.sweep_plans import SweepPlan
     from mi_core.trunk import Trunk
 
 __all__ = ["Sweep", "SweepInterrupted", "sweep"]
-
-Specs = Sequence[HookSpec] | Mapping[Label, HookSpec] | Grid
-GROUPED_COLUMNS = 8
-"""Into how many groups, at least, the columns of a prompt fall; variants of one group start together."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,136 +81,29 @@ class SweepInterrupted(KeyboardInterrupt):
         self.partial = partial
 
 
-def sweep(
-    model: Model,
-    inputs: Any,
-    specs: Specs,
-    metric: Metric | Function,
-    *,
-    batch: int | str = "auto",
-    store: Any = None,
-    attention_mask: Any = None,
-    position_ids: Any = None,
-    progress: bool | None = None,
-) -> Sweep:
-    """See :meth:`Model.sweep`."""
-    measured = as_metric(metric)
-    base_spec, pending = cells_of(model, specs, attention_mask, position_ids)
-    reads = capture(measured.reads) if measured.reads else HookSpec()
-    base = model.run(
-        inputs,
-        base_spec + reads,
-        logits="last" if measured.pos == -1 else "all",
-        resumable=True,
-        attention_mask=attention_mask,
-        position_ids=position_ids,
-    )
+def sweep(plan: SweepPlan, *, store: Any = None, progress: bool | None = None) -> Sweep:
+    """Carry out a plan; see :meth:`Model.sweep`."""
+    model, metric = plan.base.model, plan.metric
+    base = plan.base.run()
     trunk = base._trunk
     assert trunk is not None
-    bound = measured.bound(model, len(base.tokens))
-    axes, cells = pending(base)
-    values = torch.full((len(cells), len(base.tokens)), torch.nan)
-    kept = None if store is None else Store.open(store, model, base, measured)
-    todo = [i for i, spec in enumerate(cells) if kept is None or not kept.fill(values, i, spec)]
-    variants = [made(trunk, base, spec + reads) for spec in (cells[i] for i in todo)]
-    budget = tokens_that_fit(model, trunk) if batch == "auto" else checked(batch)
+    values = torch.full((len(plan.cells), len(base.tokens)), torch.nan)
+    kept = None if store is None else Store.open(store, model, base, metric)
+    todo = [i for i, spec in enumerate(plan.cells) if kept is None or not kept.fill(values, i, spec)]
+    variants = [variant_of(trunk, plan.base.prompts.rows, plan.cells[i] + plan.reads) for i in todo]
     done = 0
     try:
-        for group in shown(groups_of(variants, trunk, budget), len(todo), progress):
-            run_group(trunk, [variants[i] for i in group], bound, budget)
+        for group in shown(groups_of(variants, trunk, plan.tokens), len(todo), progress):
+            run_group(trunk, [variants[i] for i in group], metric, plan.tokens)
             for i in group:
-                values[todo[i]] = value_of(variants[i], base, trunk, bound)
+                values[todo[i]] = value_of(variants[i], base, trunk, metric)
                 if kept is not None:
-                    kept.add(cells[todo[i]], values[todo[i]])
+                    kept.add(plan.cells[todo[i]], values[todo[i]])
                 variants[i].logits, variants[i].record = None, Record()
             done += len(group)
     except KeyboardInterrupt:
-        raise SweepInterrupted(labelled(values, axes, bound, base), done, len(todo)) from None
-    return labelled(values, axes, bound, base)
-
-
-def checked(batch: int | str) -> int:
-    """The tokens that a call of a block may have."""
-    if not isinstance(batch, int) or batch < 1:
-        raise InputError(f'batch={batch!r}: give "auto", or how many tokens one call of a block may have.', batch=batch)
-    return batch
-
-
-def cells_of(
-    model: Model, specs: Specs, attention_mask: Any, position_ids: Any
-) -> tuple[HookSpec, Callable[[Run], tuple[dict[str, Axis], list[HookSpec]]]]:
-    """What the base run does, and a function that makes axes and cells when the base run is there."""
-    if isinstance(specs, Grid):
-        grid = specs
-        source = source_of(model, grid, attention_mask, position_ids)
-
-        def of_grid(base: Run) -> tuple[dict[str, Axis], list[HookSpec]]:
-            check_source(base, source, grid)
-            trunk = base._trunk
-            assert trunk is not None
-            axes = grid.filled(model.points, trunk.layout, base._prompts.rows)
-            return axes, replace(grid, under=HookSpec()).cells(axes, source)
-
-        return grid.under, of_grid
-    labels = tuple(specs) if isinstance(specs, Mapping) else tuple(range(len(specs)))
-    listed = list(specs.values() if isinstance(specs, Mapping) else specs)
-    wrong = [spec for spec in listed if not isinstance(spec, HookSpec)]
-    if wrong or not listed:
-        seen = repr(wrong[0]) if wrong else "no spec"
-        raise SpecError(f"a sweep takes specs: a list, a mapping from labels, or a grid; got {seen}.")
-    return HookSpec(), lambda _: ({"spec": Axis(labels, labels)}, listed)
-
-
-def source_of(model: Model, grid: Grid, attention_mask: Any, position_ids: Any) -> Any:
-    """The run that a grid takes values from; an input is run once, capturing what the cells need."""
-    if grid.source is None or is_source(grid.source):
-        return grid.source
-    given = grid.source
-    as_ids = not isinstance(given, str) and hasattr(given, "shape")
-    own = {"attention_mask": attention_mask, "position_ids": position_ids} if as_ids else {}
-    return model.run(given, capture(grid.points), logits="last", **own)
-
-
-def check_source(base: Run, source: Any, grid: Grid) -> None:
-    """Refuse prompts of different lengths when cells go over positions, showing both."""
-    over_positions = any(name in ("pos", "query_pos", "key_pos") and axis is None for name, axis in grid.axes.items())
-    if source is None or not over_positions or not hasattr(source, "text_tokens"):
-        return
-    theirs, ours = source.text_tokens, base.text_tokens
-    for row, tokens in enumerate(ours):
-        other = theirs[row if len(theirs) > 1 else 0]
-        if len(other) != len(tokens):
-            differs = next((i for i, (a, b) in enumerate(zip(tokens, other, strict=False)) if a != b), len(tokens))
-            raise SelectorError(
-                f"row {row}: the input has {len(tokens)} tokens, the source {len(other)}, so their positions do not "
-                f"belong together. Input {tokens}; source {other}; they differ from token {differs} on. Use prompts "
-                'cut into as many tokens, or spans: each={"pos": {"subject": mi.Span(...)}}.',
-                row=row,
-            )
-
-
-def made(trunk: Trunk, base: Run, spec: HookSpec) -> Variant:
-    """A variant of the base run."""
-    texts = base._prompts.rows
-    own = bind(spec, trunk.binding.of_model, trunk.layout, texts)
-    before = under(trunk.binding)
-    whole = bind(before + spec, trunk.binding.of_model, trunk.layout, texts) if before else own
-    return Variant(whole, fork_of(own, whole))
-
-
-def groups_of(variants: Sequence[Variant], trunk: Trunk, tokens: int) -> Iterator[list[int]]:
-    """Variants that start at the same columns, in waves whose streams fit the budget."""
-    step = max(1, min(GROUPED_COLUMNS, trunk.layout.width // GROUPED_COLUMNS))
-    starts: dict[tuple[int, ...], list[int]] = {}
-    for index, variant in enumerate(variants):
-        variant.fork = Fork(variant.fork.layer, variant.fork.first).lowered(step)
-        starts.setdefault(tuple(variant.fork.first.tolist()), []).append(index)
-    for first, members in starts.items():
-        width = int((trunk.layout.length - torch.tensor(first)).max())
-        # a wave holds the streams of all its variants between layers; a call holds what a block needs inside
-        wave = max(1, 4 * tokens // (width * len(first)))
-        for begin in range(0, len(members), wave):
-            yield members[begin : begin + wave]
+        raise SweepInterrupted(labelled(values, plan.axes, metric, base), done, len(todo)) from None
+    return labelled(values, plan.axes, metric, base)
 
 
 def run_group(trunk: Trunk, variants: Sequence[Variant], metric: Metric, tokens: int) -> None:
@@ -227,7 +113,7 @@ def run_group(trunk: Trunk, variants: Sequence[Variant], metric: Metric, tokens:
         for variant in variants:
             variant.record = Record()
         with torch.no_grad():
-            Pack(trunk, variants[0].fork.first, variants, allowed).run(last_only=metric.pos == -1)
+            Pack(trunk, variants, allowed).run(last_only=metric.pos == -1)
 
     halved_on_out_of_memory(attempt, tokens)
 
