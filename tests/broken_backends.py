@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from broken_core import forgetful_specs, inexact_runs, inexact_values, noise_by_shape
@@ -271,11 +272,34 @@ class ForgetsWhatItIsAskedToContinue(Wrapped):
         return stream, after
 
 
+class TakesPartsForOneRow(Wrapped):
+    def block(self, layer: int, block: Any, stream: Any, batch: Any, tap: Any, memory: Any) -> Any:
+        """Tokens see those of the other parts."""
+        return block(stream, dataclasses.replace(batch, parts=()), tap, memory)
+
+
 class CountsRowsInEveryBlock(Wrapped):
     def block(self, layer: int, block: Any, stream: Any, batch: Any, tap: Any, memory: Any) -> Any:
         stream, after = block(stream, batch, tap, memory)
         turned = 0.01 * len(stream.resid) * stream.resid.roll(1, -1)
         return dataclasses.replace(stream, resid=stream.resid + turned), after
+
+
+class WearsOut(Wrapped):
+    """Going on from a memory works once: what is made from a memory forgets."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.second: WeakSet[Any] = WeakSet()
+
+    def block(self, layer: int, block: Any, stream: Any, batch: Any, tap: Any, memory: Any) -> Any:
+        worn = memory in self.second
+        stream, after = block(
+            stream, batch, tap, dataclasses.replace(memory, values=memory.values * 0.9) if worn else memory
+        )
+        if memory is not None and after is not None:
+            self.second.add(after)
+        return stream, after
 
 
 class CutsTheGraph(Wrapped):
@@ -367,7 +391,12 @@ BROKEN: Mapping[str, tuple[Break, ...]] = {
     "check_memory_is_the_prefix": (ForgetsALittle, MixesUpMemories),
     "check_last_logits_are_the_last_of_all": (KeepsTheFirstColumn,),
     "check_going_on_equals_the_full_run": (ForgetsWhatItIsAskedToContinue,),
-    "check_sweeps_equal_the_loop": (ForgetsWhatItIsAskedToContinue, CountsRowsInEveryBlock),
+    "check_sweeps_equal_the_loop": (
+        ForgetsWhatItIsAskedToContinue,
+        TakesPartsForOneRow,
+        CountsRowsInEveryBlock,
+    ),
+    "check_generation_equals_full_runs": (WearsOut, ForgetsALittle),
     "check_gradients_reach_every_point": (CutsTheGraph,),
     "check_gradients_agree_with_finite_differences": (BendsTheGradient,),
     "check_saved_specs_give_equal_results": (forgetful_specs,),

@@ -65,7 +65,8 @@ def check_sweeps_equal_the_loop(subject: Subject) -> None:
     """A sweep of several edits gives each the metric that its own full run has."""
 
     def holds(prompt: Prompt, edited: list[Point], seed: int, last: bool, tokens: int) -> None:
-        specs = [edit_at(point, seed, last) for point in edited]
+        # every other edit is at the last tokens only, so that cells begin at different columns
+        specs = [edit_at(point, seed, last == bool(cell % 2)) for cell, point in enumerate(edited)]
         token = seed % subject.model.shape.d_vocab
         swept = subject.model.sweep(
             prompt.ids, specs, logit(token), attention_mask=prompt.mask, batch=tokens, progress=False
