@@ -9,8 +9,10 @@ from mi_analyses.attention_patterns import AttentionPatterns, attention_patterns
 from mi_analyses.direct_logit_attribution import DirectLogitAttribution, direct_logit_attribution
 from mi_analyses.head_scores import HeadScores, head_scores
 from mi_analyses.logit_lens import LogitLens, logit_lens
+from mi_analyses.pattern_views import PATTERN_VIEWS
 
 __all__ = [
+    "PATTERN_VIEWS",
     "ActivationPatching",
     "AttentionKnockout",
     "AttentionPatterns",

@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 import mi_core as mi
-from mi_core.analyses import Analysis, require
+from mi_analyses.pattern_views import check_readers, read_patterns
+from mi_core.analyses import Analysis
 from mi_core.errors import SelectorError
 from mi_core.hookspecs import hookimpl
 from mi_core.labelled import Label, Labelled
@@ -26,7 +27,7 @@ from mi_core.results import Result, ResultProvenance
 __all__ = ["AttentionPatterns", "attention_patterns"]
 
 NEEDS = ("attn.hook_pattern",)
-POINTS = "blocks.*.attn.hook_pattern"
+"""Or effective attention, which recurrent layers have instead."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=True)
@@ -38,7 +39,7 @@ class AttentionPatterns(Result):
     """
 
     pattern: Labelled
-    """The weights: layer head batch query_pos key_pos."""
+    """The weights, in the view: layer head batch query_pos key_pos."""
     entropy: Labelled
     """How spread out a query's weights are, in nats."""
     distance: Labelled
@@ -53,6 +54,14 @@ class AttentionPatterns(Result):
     """The largest weights of each query: layer head batch query_pos top."""
     top_position: Labelled
     """The positions that have them, -1 where a row has none."""
+
+    view: str = "signed"
+    """How weights with a sign are shown, one of `mi_analyses.PATTERN_VIEWS`; attention patterns have none.
+
+    Summaries and largest weights are of their sizes: each row's absolute values over their sum.
+    """
+    of_attention: bool = True
+    """False: some weights are the effective attention of recurrent layers."""
 
     title: ClassVar[str] = "Attention patterns"
     template: ClassVar[str] = "mi_analyses/attention_patterns.html"
@@ -75,6 +84,7 @@ def attention_patterns(
     *,
     layer: Any = None,
     head: int | Sequence[int] | None = None,
+    view: str | None = None,
     top: int = 3,
     spec: mi.HookSpec | None = None,
     attention_mask: Any = None,
@@ -83,34 +93,43 @@ def attention_patterns(
     """Where does each head look?
 
     Args:
-        model: any model with attention patterns.
+        model: any model with attention patterns, or with recurrent layers, whose effective attention is shown.
         inputs: as in `Model.run`.
         layer: these layers only, as in ``.at(layer=...)``.
         head: these heads only.
+        view: how effective attention is shown: ``"absolute"`` (sizes, rows sum to one; the default), ``"positive"``,
+            ``"share"`` (of what is read, by values too), or ``"signed"``, the weights themselves. A pattern stays as it
+            is by default.
         top: how many keys to list for each query.
         spec: interventions that are in force.
         attention_mask: as in `Model.run`.
         position_ids: as in `Model.run`.
 
     Raises:
-        UnsupportedAnalysis: the model has no attention patterns.
-        SelectorError: a layer or head that is not there; ``top`` below 1.
+        UnsupportedAnalysis: the model has no attention patterns, or the view needs values that it does not offer.
+        SelectorError: a layer, head or view that is not there; ``top`` below 1.
     """
-    require(model, NEEDS, "attention_patterns")
+    check_readers(model, "attention_patterns")
     if top < 1:
         raise SelectorError(f"top={top!r}: list at least one key for each query.", top=top)
     heads = [head] if isinstance(head, int) else None if head is None else list(head)
-    selectors = {name: chosen for name, chosen in (("layer", layer), ("head", heads)) if chosen is not None}
-    reads = mi.capture(POINTS).at(**selectors) if selectors else mi.capture(POINTS)
-    whole = reads if spec is None else spec + reads
-    run = model.run(inputs, whole, logits=None, attention_mask=attention_mask, position_ids=position_ids)
-    pattern = left_aligned(run.stack("attn.hook_pattern").float().cpu(), run.mask.cpu())
-    counted = range(pattern.shape[1])
-    labels = tuple(counted) if heads is None else tuple(place % number_of_heads(model) for place in heads)
-    axes: dict[str, Sequence[Label]] = {"layer": run.layers("attn.hook_pattern"), "head": labels}
+    read = read_patterns(
+        model,
+        inputs,
+        view=view,
+        layer=layer,
+        head=heads,
+        spec=spec,
+        attention_mask=attention_mask,
+        position_ids=position_ids,
+    )
+    run = read.run
+    pattern = left_aligned(read.weights.cpu(), run.mask.cpu())
+    sizes = left_aligned(read.sizes.cpu(), run.mask.cpu())
+    axes: dict[str, Sequence[Label]] = {"layer": read.layers, "head": read.heads}
     axes["batch"] = tuple(range(pattern.shape[2]))
     positions = shared_positions(run.text_tokens)
-    weights, places = largest(pattern, min(top, pattern.shape[-1]))
+    weights, places = largest(sizes, min(top, pattern.shape[-1]))
 
     def labelled(
         name: str, values: Tensor, unit: str = "", more: Mapping[str, Sequence[Label]] | None = None
@@ -120,13 +139,20 @@ def attention_patterns(
 
     listed: dict[str, Sequence[Label]] = {"query_pos": positions, "top": tuple(range(1, weights.shape[-1] + 1))}
     return AttentionPatterns(
-        provenance=ResultProvenance.of(model, run, whole, inputs),
-        pattern=labelled("attention", pattern, "probability", {"query_pos": positions, "key_pos": positions}),
-        entropy=labelled("entropy", over_queries(entropy(pattern)), "nats"),
-        distance=labelled("distance", over_queries(distance(pattern)), "tokens"),
-        to_first=labelled("attention to the first token", over_queries(pattern[..., 0]), "probability"),
-        to_self=labelled("attention to itself", over_queries(pattern.diagonal(dim1=-2, dim2=-1)), "probability"),
-        to_previous=labelled("attention to the token before", over_queries(previous(pattern)), "probability"),
+        provenance=ResultProvenance.of(model, run, read.spec, inputs),
+        view=read.view,
+        of_attention=read.of_attention,
+        pattern=labelled(
+            "attention",
+            pattern,
+            "probability" if read.sizes is read.weights else "",
+            {"query_pos": positions, "key_pos": positions},
+        ),
+        entropy=labelled("entropy", over_queries(entropy(sizes)), "nats"),
+        distance=labelled("distance", over_queries(distance(sizes)), "tokens"),
+        to_first=labelled("attention to the first token", over_queries(sizes[..., 0]), "probability"),
+        to_self=labelled("attention to itself", over_queries(sizes.diagonal(dim1=-2, dim2=-1)), "probability"),
+        to_previous=labelled("attention to the token before", over_queries(previous(sizes)), "probability"),
         top_weight=labelled("largest weights", weights, "probability", listed),
         top_position=labelled("positions of the largest weights", places, more=listed),
     )
@@ -145,11 +171,6 @@ def left_aligned(stacked: Float[Tensor, "layer batch head column column"], mask:
         real = mask[row].nonzero()[:, 0]
         made[:, :, row, : len(real), : len(real)] = stacked[:, row][..., real, :][..., real]
     return made
-
-
-def number_of_heads(model: mi.Model) -> int:
-    """How many heads the patterns have."""
-    return model.hook_points([POINTS])[0].site.sizes["head"]
 
 
 def shared_positions(texts: Sequence[Sequence[str]]) -> tuple[Label, ...]:

@@ -16,6 +16,9 @@ def attention(
     text: Prompt,
     layer: Annotated[int | None, typer.Option(help="This layer only.")] = None,
     head: Annotated[int | None, typer.Option(help="This head only; with a layer its whole pattern is shown.")] = None,
+    view: Annotated[
+        str | None, typer.Option(help="Of recurrent layers' weights: absolute (default), signed, positive, share.")
+    ] = None,
     html: Html = None,
     json: Json = None,
     device: Device = "auto",
@@ -32,4 +35,5 @@ def attention(
     from mi_analyses.attention_patterns import attention_patterns
 
     loaded = mi.load(model, device=device, dtype=dtype)
-    deliver(attention_patterns(loaded, text, layer=None if layer is None else [layer], head=head), html, json)
+    layers = None if layer is None else [layer]
+    deliver(attention_patterns(loaded, text, layer=layers, head=head, view=view), html, json)

@@ -12,12 +12,21 @@ from mi_core.labelled import visible
 
 __all__ = ["page", "view"]
 
+NOTES = {
+    "signed": "the weights themselves, blue with the value's sign and red against it",
+    "absolute": "sizes without signs, each row's sum to one",
+    "positive": "positive weights, each row's sum to one",
+    "share": "the share of what is read, each row's sum to one",
+}
+
 
 def view(result: Any) -> RenderableType:
     """The pattern itself of a single head, the summaries of several."""
     tokens = result.provenance.tokens
     more = f" and {len(tokens) - 1} more" if len(tokens) > 1 else ""
     lines = [("prompt", spelled(tokens[0]) + more)]
+    if note(result):
+        lines.append(("view", note(result)))
     single = result.pattern.shape[:2] == (1, 1)
     maps = [Map(place(result), result.pattern.at_place("batch", 0).at_place("head", 0).at_place("layer", 0))]
     return heat_view("attention", result.provenance, lines, maps if single else summaries(result))
@@ -42,4 +51,12 @@ def page(result: Any) -> Mapping[str, Any]:
         weights = [[[[round(w, 4) for w in q] for q in head] for head in layer] for layer in part.tolist()]
         rows.append({"tokens": [visible(token) for token in tokens], "weights": weights})
     labels = {"layers": list(result.pattern.coords["layer"]), "heads": list(result.pattern.coords["head"])}
-    return {"rows": rows, "labels": labels, "maps": summaries(result)}
+    signed = result.pattern.unit != "probability"
+    return {"rows": rows, "labels": labels, "maps": summaries(result), "note": note(result), "signed": signed}
+
+
+def note(result: Any) -> str:
+    """What the weights are, where they are not a pattern as it is."""
+    if result.of_attention:
+        return "" if result.view == "signed" else f"Weights are shown as: {NOTES[result.view]}."
+    return f"Effective attention of recurrent layers: {NOTES[result.view]}."

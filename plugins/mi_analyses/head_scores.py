@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import mi_core as mi
-from mi_core.analyses import Analysis, require
+from mi_analyses.pattern_views import check_readers, read_patterns
+from mi_core.analyses import Analysis
 from mi_core.errors import ContextOverflow, SelectorError
 from mi_core.hookspecs import hookimpl
 from mi_core.labelled import Label, Labelled
@@ -27,6 +28,7 @@ from mi_core.results import Result, ResultProvenance
 __all__ = ["HeadScores", "head_scores"]
 
 NEEDS = ("attn.hook_pattern",)
+"""Or effective attention, which recurrent layers have instead."""
 KINDS = ("previous token", "duplicate token", "induction")
 ROWS = 4
 """Sequences whose patterns exist at once."""
@@ -38,6 +40,8 @@ class HeadScores(Result):
 
     scores: Labelled
     """The mean weight: kind layer head."""
+    view: str = "signed"
+    """How effective attention is counted, see `attention_patterns`."""
     length: int
     """Tokens of a sequence, which comes twice."""
     sequences: int
@@ -59,35 +63,40 @@ class HeadScores(Result):
 
 
 def head_scores(
-    model: mi.Model, *, length: int = 24, sequences: int = 16, seed: int = 0, spec: mi.HookSpec | None = None
+    model: mi.Model,
+    *,
+    length: int = 24,
+    sequences: int = 16,
+    seed: int = 0,
+    view: str | None = None,
+    spec: mi.HookSpec | None = None,
 ) -> HeadScores:
     """Which heads look at the previous token, at the same token before, or at what came after it?
 
     Each row is BOS, where the tokenizer has one, and a random sequence of ``length`` different tokens, twice. From the
     second occurrence of a token: ``duplicate token`` is the weight on its first, ``induction`` that on the token behind
-    its first, ``previous token`` that on the token before. ``spec``: interventions that are in force.
+    its first, ``previous token`` that on the token before. ``view``: of recurrent layers' effective attention, as in
+    `attention_patterns`. ``spec``: interventions that are in force.
 
     Raises:
-        UnsupportedAnalysis: the model has no attention patterns.
-        SelectorError: fewer than two tokens, no sequence, or more tokens than the vocabulary has.
+        UnsupportedAnalysis: the model has no attention patterns, or the view needs values that it does not offer.
+        SelectorError: no such view; fewer than two tokens, no sequence, or more tokens than the vocabulary has.
         ContextOverflow: two sequences are longer than the model's context.
     """
-    require(model, NEEDS, "head_scores")
+    check_readers(model, "head_scores")
     ids = repeated(model, length, sequences, seed)
-    total, run = None, None
-    whole = (mi.HookSpec() if spec is None else spec) + mi.capture("blocks.*.attn.hook_pattern")
+    total, read = None, None
     for rows in ids.split(ROWS):  # type: ignore[no-untyped-call]
-        run = model.run(rows, whole, logits=None)
-        part = scored(run.stack("attn.hook_pattern").float().cpu(), length)
+        read = read_patterns(model, rows, view=view, spec=spec)
+        part = scored(read.weights.cpu(), length)
         total = part if total is None else total + part
-    assert run is not None
+    assert read is not None
     assert total is not None
-    layers = run.layers("attn.hook_pattern")
-    values = total / sequences
-    coords: dict[str, Sequence[Label]] = {"kind": KINDS, "layer": layers, "head": tuple(range(values.shape[-1]))}
+    coords: dict[str, Sequence[Label]] = {"kind": KINDS, "layer": read.layers, "head": read.heads}
     return HeadScores(
-        provenance=ResultProvenance.of(model, run, whole),
-        scores=Labelled(values, ("kind", "layer", "head"), coords, "attention", "probability"),
+        provenance=ResultProvenance.of(model, read.run, read.spec),
+        view=read.view,
+        scores=Labelled(total / sequences, ("kind", "layer", "head"), coords, "attention", "probability"),
         length=length,
         sequences=sequences,
         seed=seed,

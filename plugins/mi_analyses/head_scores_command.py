@@ -16,6 +16,9 @@ def heads(
     length: Annotated[int, typer.Option(help="Tokens of a sequence, which comes twice.")] = 24,
     sequences: Annotated[int, typer.Option(help="How many sequences.")] = 16,
     seed: Annotated[int, typer.Option(help="Of the sequences.")] = 0,
+    view: Annotated[
+        str | None, typer.Option(help="Of recurrent layers' weights: absolute (default), signed, positive, share.")
+    ] = None,
     html: Html = None,
     json: Json = None,
     device: Device = "auto",
@@ -31,4 +34,4 @@ def heads(
     from mi_analyses.head_scores import head_scores
 
     loaded = mi.load(model, device=device, dtype=dtype)
-    deliver(head_scores(loaded, length=length, sequences=sequences, seed=seed), html, json)
+    deliver(head_scores(loaded, length=length, sequences=sequences, seed=seed, view=view), html, json)

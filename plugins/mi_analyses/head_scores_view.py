@@ -25,7 +25,9 @@ def page(result: Any) -> Mapping[str, Any]:
 
 def lines(result: Any) -> list[tuple[str, str]]:
     """On what the scores were taken."""
-    return [("rows", f"{result.sequences} random sequences of {result.length} tokens, each twice; seed {result.seed}")]
+    rows = f"{result.sequences} random sequences of {result.length} tokens, each twice; seed {result.seed}"
+    view = [] if result.view == "signed" else [("view", f"{result.view} weights of recurrent layers")]
+    return [("rows", rows), *view]
 
 
 def maps(result: Any) -> list[Map]:

@@ -7,12 +7,18 @@ for (const section of document.querySelectorAll(".attention")) {
 
   const weights = (canvas) => data.weights[canvas.dataset.layer][canvas.dataset.head];
 
+  // blue reads with the value's own sign, red against it; of weights without bound the head's largest is full
+  const largest = (rows) => Math.max(...rows.flat().map(Math.abs)) || 1;
+  const colour = (weight, full) => `rgba(${weight < 0 ? "220, 38, 38" : "37, 99, 235"}, ${Math.abs(weight) / full})`;
+  const words = (weight) => data.signed ? weight.toPrecision(3) : `${(100 * weight).toFixed(1)}%`;
+
   function draw(canvas) {
     const rows = weights(canvas);
+    const full = data.signed ? largest(rows) : 1;
     const side = canvas.width / rows.length;
     const pen = canvas.getContext("2d");
     rows.forEach((row, query) => row.forEach((weight, key) => {
-      pen.fillStyle = `rgba(37, 99, 235, ${weight})`;
+      pen.fillStyle = colour(weight, full);
       pen.fillRect(key * side, query * side, Math.ceil(side), Math.ceil(side));
     }));
   }
@@ -28,13 +34,14 @@ for (const section of document.querySelectorAll(".attention")) {
     const head = table.createTHead().insertRow();
     head.append(cell("th", ""), ...data.tokens.map((token) => cell("th", token)));
     const body = table.createTBody();
+    const full = data.signed ? largest(weights(canvas)) : 1;
     weights(canvas).forEach((row, query) => {
       const line = body.insertRow();
       line.append(cell("th", data.tokens[query]));
       row.forEach((weight, key) => {
-        const made = cell("td", key <= query || weight > 0 ? weight.toFixed(2) : "");
-        made.style.setProperty("--w", weight);
-        made.title = `${data.tokens[query]} → ${data.tokens[key]}: ${(100 * weight).toFixed(1)}%`;
+        const made = cell("td", key <= query || weight !== 0 ? weight.toFixed(2) : "");
+        made.style.backgroundColor = colour(weight, full);
+        made.title = `${data.tokens[query]} → ${data.tokens[key]}: ${words(weight)}`;
         line.append(made);
       });
     });
