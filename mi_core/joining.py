@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mi_core.layout import Layout
 from mi_core.selection import Choice, Selection
+from mi_core.vocabulary import CLOSED
 from mi_core.windows import Window, spread
 
 __all__ = ["Piece", "pieces_joined"]
@@ -26,10 +27,13 @@ class Piece:
     value: Tensor
 
 
-def pieces_joined(pieces: Sequence[Piece], asked: Selection, whole: Selection, layout: Layout) -> Tensor:
+def pieces_joined(
+    pieces: Sequence[Piece], asked: Selection, whole: Selection, layout: Layout, *, masked: bool = False
+) -> Tensor:
     """The selected entries of the whole; a column that was computed again counts as it was computed last.
 
     ``asked`` is the selection before anybody knew how long the rows become, ``whole`` that of the finished rows.
+    ``masked``: keys that came later than a query are closed to it, not zero.
     """
     dims = whole.dims
     keys = dims.index("key_pos") if "key_pos" in dims else None
@@ -39,6 +43,8 @@ def pieces_joined(pieces: Sequence[Piece], asked: Selection, whole: Selection, l
     value = columns_joined(pieces, whole, layout)
     if keys is not None and "key_pos" in whole.choices:
         value = reordered(value, keys, asked.choices["key_pos"], whole, layout)
+    if masked:
+        value = later_closed(value, whole, layout)
     return whole.squeezed(value)
 
 
@@ -67,6 +73,18 @@ def columns_joined(pieces: Sequence[Piece], whole: Selection, layout: Layout) ->
         wanted, there = wanted[batch.index], there[batch.index]
     found = where.gather(1, wanted)
     return picked(torch.cat(parts, 1), found.clamp(min=0), there & (found >= 0)).movedim(1, axis)
+
+
+def later_closed(value: Tensor, whole: Selection, layout: Layout) -> Tensor:
+    """-inf at the keys that a query had not yet when it was computed, as in a run of the finished rows."""
+    batch = whole.choices.get("batch")
+    axes = [whole.dims.index(dim) for dim in ("query_pos", "key_pos")]
+    (query, asks), (key, there) = (columns_of(whole.choices.get(dim), layout) for dim in ("query_pos", "key_pos"))
+    later = (key[:, None] > query[:, :, None]) & there[:, None] & asks[:, :, None]
+    later = later if batch is None else later[batch.index]
+    shape = [len(later), *[1] * (value.ndim - 3), *later.shape[1:]]
+    seen = value.movedim(axes, (-2, -1))
+    return seen.masked_fill(later.reshape(shape).to(value.device), CLOSED).movedim((-2, -1), axes)
 
 
 def columns_of(choice: Choice | None, layout: Layout) -> tuple[Int[Tensor, "rows n"], Bool[Tensor, "rows n"]]:

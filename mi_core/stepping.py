@@ -172,7 +172,9 @@ class Steps:
                 sizes = [layout.size(dim) or bound.point.site.sizes.get(dim, 0) for dim in whole.dims]
                 value = bound.placement.put(whole.squeezed(torch.zeros(whole.sizes(sizes), dtype=dtype)))
             elif pieces:
-                value = pieces_joined(pieces, bound.selection, whole, layout)
+                # a site that runs its rows from their first token has every key at every query
+                masked = bound.point.site.keeps_masked and not bound.point.site.from_start
+                value = pieces_joined(pieces, bound.selection, whole, layout, masked=masked)
             if pieces or unreachable(whole):
                 found[name] = Captured(bound.point, bound.selectors, whole, value, version_of(value))
         return found

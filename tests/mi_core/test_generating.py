@@ -23,7 +23,7 @@ RESID, SCORES, PATTERN, Z = (
     "blocks.1.attn.hook_pattern",
     "blocks.2.attn.hook_z",
 )
-CAPTURED = [RESID, PATTERN, Z, "hook_embed", "unembed.hook_in", "hook_logits"]
+CAPTURED = [RESID, SCORES, PATTERN, Z, "hook_embed", "unembed.hook_in", "hook_logits"]
 WANTED = mi.capture(CAPTURED)
 NEW = 4
 
@@ -147,7 +147,7 @@ def test_a_generation_is_the_loop_over_full_runs_row_by_row(
         assert made.new_tokens[number] == wanted.tokens[0, count:].tolist()
         close(made.logits[number], wanted.logits[0, count - 1 : -1])
         for name in CAPTURED:
-            columns = (slice(None), slice(end), slice(end)) if name == PATTERN else (slice(end),)
+            columns = (slice(None), slice(end), slice(end)) if name in (SCORES, PATTERN) else (slice(end),)
             close(made[name][number][columns], wanted[name][0])
     pads = ~made.mask
     assert not made[RESID][pads].any()
