@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     )
     from mi_core.labelled import Labelled
     from mi_core.loading import load
+    from mi_core.looping import Loop, looped
     from mi_core.metrics import Metric, kl, log_prob, logit, logit_diff, loss, metric, prob, rank
     from mi_core.model import Model
     from mi_core.positions import GENERATED, PROMPT, Span, Token, Turn
@@ -67,6 +68,7 @@ __all__ = [
     "Intervention",
     "Knockout",
     "Labelled",
+    "Loop",
     "Mean",
     "Metric",
     "Model",
@@ -99,6 +101,7 @@ __all__ = [
     "log_prob",
     "logit",
     "logit_diff",
+    "looped",
     "loss",
     "metric",
     "patch_grid",
@@ -149,6 +152,10 @@ HOMES = {
     ),
     "labelled": ("Labelled",),
     "loading": ("load",),
+    "looping": (
+        "Loop",
+        "looped",
+    ),
     "metrics": (
         "Metric",
         "kl",

@@ -139,7 +139,8 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
     """Write a model in its family's own checkpoint layout: what `mi.load` and the reference library read.
 
     Raises:
-        NotSerialisable: the family takes a parameter from parts of checkpoint tensors, which cannot be put together.
+        NotSerialisable: the family takes a parameter from parts of checkpoint tensors, which cannot be put together; or
+            something was built around the family's backend.
     """
     from safetensors.torch import save_file
 
@@ -147,6 +148,11 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
     config = Config(model.config)
     blueprint = blueprint_of(family, config, None)
     places = slots(module_of(model.backend))
+    if not places.keys() >= blueprint.weights.keys():
+        raise NotSerialisable(
+            f"{model.name} is built around the backend of {family.name}: save the model that is inside it.",
+            family=family.name,
+        )
     tensors: dict[str, Tensor] = {}
     for name, weight in blueprint.weights.items():
         if weight.view is not only or len(weight.names) != 1 or weight.names[0] in tensors:

@@ -111,6 +111,7 @@ def context_of(model: Model, base: Run, metric: Metric) -> str:
         [
             version("mi-core"),
             model.provenance.family,
+            model.name,
             str(model.dtype),
             weights,
             fingerprint(base.tokens),

@@ -104,12 +104,14 @@ def prompts(
     *,
     rows: tuple[int, int] = (1, 3),
     least: int = 1,
+    longest: int | None = None,
     layouts: Sequence[str] = LAYOUTS,
 ) -> Prompt:
-    """Rows of at least ``least`` tokens in one of the layouts."""
+    """Rows of at least ``least`` tokens (at most ``longest``, or as many as are drawn) in one of the layouts."""
     layout = draw(st.sampled_from(list(layouts)))
     number = draw(st.integers(*rows))
-    length = st.integers(min(least, subject.longest), subject.longest)
+    most = subject.longest if longest is None else max(longest, 1)
+    length = st.integers(min(least, most), most)
     lengths = [draw(length)] * number if layout == "plain" else [draw(length) for _ in range(number)]
     extra = 0 if layout == "plain" else draw(st.integers(0, 2))
     return Prompt.of(lengths, subject.model.shape.d_vocab, layout=layout, seed=draw(seeds()), extra=extra)
