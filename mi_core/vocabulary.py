@@ -89,11 +89,11 @@ STANDARD: Mapping[str, Standard] = {
         replaces_kernel=True,
         keeps_masked=True,
     ),
-    "attn.hook_pattern": Standard(
-        EDGES, "what multiplies the values; rows of real tokens sum to one (less the sink)", replaces_kernel=True
-    ),
     "attn.hook_sink": Standard(
         ("batch", "head", "query_pos"), "the share of attention that sinks take", replaces_kernel=True
+    ),
+    "attn.hook_pattern": Standard(
+        EDGES, "what multiplies the values; rows of real tokens sum to one (less the sink)", replaces_kernel=True
     ),
     "attn.hook_z_ungated": Standard(HEADS, "the mixed values, before an output gate or sub-norm"),
     "attn.hook_z": Standard(HEADS, "the mixed values: exactly what W_O multiplies"),

@@ -22,6 +22,7 @@ from mi_decoder.kernels import causal_is_enough, explicit, fused, masked, open_e
 from mi_decoder.memory import KeyValues, per_head
 from mi_decoder.rotary import Rotary
 from mi_decoder.split_inputs import OwnInput
+from mi_decoder.temperature import Temperature
 
 __all__ = ["Attention", "AttentionModule"]
 
@@ -52,6 +53,10 @@ class Attention:
     """The largest absolute value that queries, keys and values keep. Source: transformers 5.24, OlmoAttention."""
     z_norm: HeadNorm | None = None
     """The norm between the mixed values and W_O. Source: transformers 5.24, BitNetAttention (attn_sub_norm)."""
+    sinks: bool = False
+    """Whether each head has a score that takes part in the softmax and has no value."""
+    temperature: Temperature | None = None
+    """What queries are multiplied by, depending on their position, once they are turned."""
 
     def build(self, d_model: int) -> AttentionModule:
         """The module."""
@@ -82,6 +87,7 @@ class AttentionModule(nn.Module):
             self.add_module(name, norm)
         z_norm = None if spec.z_norm is None else spec.z_norm.build(spec.n_heads, spec.d_head, "attn.z_norm")
         self.add_module("z_norm", z_norm)
+        self.register_parameter("sink_bias", empty(spec.n_heads) if spec.sinks else None)
         self.register_parameter("o_weight", empty(d_model, spec.n_heads * spec.d_head))
         self.register_parameter("o_bias", empty(d_model) if spec.out_bias else None)
 
@@ -153,6 +159,10 @@ class AttentionModule(nn.Module):
             own_turn = table if batch.keep is None else (batch.kept(table[0]), batch.kept(table[1]))
             q, k = rotary.rotate(q, own_turn), rotary.rotate(k, table)
             q, k = self.normed(q, k, tap) if late else (q, k)
+        temperature = self.spec.temperature
+        if temperature is not None:
+            q = temperature.apply(q, batch)
+        if rotary is not None or temperature is not None:
             q, k = tap("attn.hook_rot_q", q), tap("attn.hook_rot_k", k)
         return q, k
 
@@ -197,8 +207,9 @@ class AttentionModule(nn.Module):
             k, v = self.recall(memory, regime).extend(batch, k, v)
         continued, cut, window, softcap = memory is not None, tap.cut_edges(), self.spec.window, self.spec.softcap
         bias = None if self.alibi is None else self.biases(self.alibi, batch, k)
-        if softcap is not None or tap.wants("attn.hook_attn_scores", "attn.hook_pattern"):
-            z = explicit(q, k, v, self.scale, open_edges(batch, continued, cut, window), tap, softcap, bias)
+        sinks = self._parameters["sink_bias"]
+        if softcap is not None or sinks is not None or tap.wants("attn.hook_attn_scores", "attn.hook_pattern"):
+            z = explicit(q, k, v, self.scale, open_edges(batch, continued, cut, window), tap, softcap, bias, sinks)
         elif cut is None and bias is None and causal_is_enough(batch, continued, window):
             z = fused(q, k, v, self.scale)
         else:
@@ -258,10 +269,11 @@ class AttentionModule(nn.Module):
             site("attn.hook_v", None, **per_key),
             *(clipped if spec.clip is not None else ()),
             *(normed if spec.qk_norm is not None else ()),
-            *(turned if self.rotary is not None else ()),
+            *(turned if self.rotary is not None or spec.temperature is not None else ()),
             site("attn.hook_k_per_head", None, **per_query),
             site("attn.hook_v_per_head", None, **per_query),
             site("attn.hook_attn_scores", head=spec.n_heads),
+            *((site("attn.hook_sink", head=spec.n_heads),) if spec.sinks else ()),
             site("attn.hook_pattern", head=spec.n_heads),
             *(() if spec.z_norm is None else (site("attn.hook_z_ungated", None, **per_query),)),
             site("attn.hook_z", None, **per_query),
@@ -284,5 +296,7 @@ class AttentionModule(nn.Module):
         weights["attn.W_O"] = self.heads_of_o().permute(1, 2, 0)
         if isinstance(self.o_bias, Tensor):
             weights["attn.b_O"] = self.o_bias
+        if isinstance(self.sink_bias, Tensor):
+            weights["attn.sinks"] = self.sink_bias
         norms: list[Any] = [norm for norm in (self.q_norm, self.k_norm, self.z_norm) if norm is not None]
         return weights | {name: tensor for norm in norms for name, tensor in norm.weights().items()}

@@ -67,7 +67,9 @@ def spans(experts: Int[Tensor, "pair"]) -> tuple[tuple[int, int, int], ...]:
 
 
 def tokens_of(batch: Batch, columns: int) -> Bool[Tensor, "batch pos"] | None:
-    """Which columns of a call's output are tokens; None where all are."""
+    """Which columns of a call's output are tokens; None where all are, or go to experts without harm."""
+    if batch.parts:
+        return None
     starts, ends = extents(batch)
     if batch.keep is None and all(end - start == columns for start, end in zip(starts, ends, strict=True)):
         return None

@@ -107,8 +107,11 @@ def explicit(
     tap: Tap,
     softcap: float | None = None,
     bias: Float[Tensor, "_ _ _ key_pos"] | None = None,
+    sinks: Float[Tensor, "head"] | None = None,
 ) -> Float[Tensor, "batch head query_pos d_value"]:
     """The mixed values, with scores and pattern offered on the way; scores are biased and squeezed below ``softcap``.
+
+    A head's sink is one more score without a value: it takes its share of the softmax.
 
     Source: transformers 5.24, modeling_llama.py and modeling_gemma2.py, eager_attention_forward: scores in the model's
     dtype, cap before mask, softmax in float32, pattern in the model's dtype.
@@ -120,11 +123,35 @@ def explicit(
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = tap("attn.hook_attn_scores", scores.masked_fill_(~edges, -math.inf))
+    if sinks is not None:
+        return torch.matmul(tap("attn.hook_pattern", beside_sinks(scores, sinks, tap).to(v.dtype)), v)
     wide = torch.promote_types(scores.dtype, torch.float32)
     if tap.cut_edges() is None and not tap.edits("attn.hook_attn_scores"):
         pattern = torch.softmax(scores, -1, dtype=wide)  # every query sees itself
     else:
-        # a softmax over nothing but -inf is NaN, and so is its gradient
-        blocked = scores.isneginf().all(-1, keepdim=True)
-        pattern = torch.softmax(scores.masked_fill(blocked, 0.0), -1, dtype=wide).masked_fill(blocked, 0.0)
+        pattern = softmax_of_some(scores, wide)
     return torch.matmul(tap("attn.hook_pattern", pattern.to(v.dtype)), v)
+
+
+def softmax_of_some(
+    scores: Float[Tensor, "batch head query_pos key_pos"], dtype: torch.dtype
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """The softmax; zeros where a query has no key: a softmax over nothing but -inf is NaN, and so is its gradient."""
+    blocked = scores.isneginf().all(-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(blocked, 0.0), -1, dtype=dtype).masked_fill(blocked, 0.0)
+
+
+def beside_sinks(
+    scores: Float[Tensor, "batch head query_pos key_pos"], sinks: Float[Tensor, "head"], tap: Tap
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """The pattern that sinks leave: the softmax over a query's scores and its head's sink, without the sink's share.
+
+    Source: Xiao et al. 2023, arXiv:2309.17453; transformers 5.24, modeling_gpt_oss.py, eager_attention_forward: in the
+    model's dtype, the largest taken off first.
+    """
+    every = torch.cat((scores, sinks[:, None, None].expand(*scores.shape[:3], 1)), -1)
+    shares = torch.softmax(every - every.amax(-1, keepdim=True), -1)
+    seen = tap("attn.hook_sink", shares[..., -1])
+    if not tap.edits("attn.hook_sink"):
+        return shares[..., :-1]
+    return softmax_of_some(scores, scores.dtype) * (1 - seen[..., None])
