@@ -16,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from mi_core.errors import ChatTemplateError
+from mi_core.files import Files
 
 __all__ = ["ChatTemplate"]
 
@@ -44,6 +45,22 @@ class ChatTemplate:
         self.templates = templates
         self.special_tokens = special_tokens
         self.where = where
+
+    @classmethod
+    def of(cls, files: Files, settings: Mapping[str, Any], special_tokens: Mapping[str, str]) -> ChatTemplate:
+        """Those of a folder: files of their own, else what tokenizer_config.json (``settings``) holds."""
+        templates = {}
+        if files.has("chat_template.jinja"):
+            templates["default"] = files.path("chat_template.jinja").read_text(encoding="utf-8")
+        folder = files.root.joinpath("additional_chat_templates")
+        for entry in folder.iterdir() if folder.is_dir() and files.only is None else ():
+            templates[entry.name.removesuffix(".jinja")] = entry.read_text(encoding="utf-8")
+        stated = settings.get("chat_template") if not templates else None
+        if isinstance(stated, str):
+            templates["default"] = stated
+        elif stated is not None:
+            templates |= {each["name"]: each["template"] for each in stated}
+        return cls(templates, special_tokens, files.where)
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, **variables: Any) -> str:
         """What does the template make of the messages?

@@ -19,6 +19,7 @@ DESCRIPTION: Final = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab*",
+    "rwkv_vocab*",
     "merges.txt",
     "chat_template*",
     "additional_chat_templates/*",

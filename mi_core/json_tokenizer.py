@@ -36,8 +36,9 @@ class JsonTokenizer:
     Source: transformers 5.24, TokenizersBackend.
     """
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, name: str = "tokenizer.json") -> None:
         self.files = files
+        self.name = name
 
     def __repr__(self) -> str:
         return f"JsonTokenizer({self.files.where!r})"
@@ -141,12 +142,12 @@ class JsonTokenizer:
     def _backend(self) -> tokenizers.Tokenizer:
         from tokenizers import Tokenizer as Backend
 
-        path = self.files.path("tokenizer.json")
+        path = self.files.path(self.name)
         try:
             backend = Backend.from_file(str(path))
         except Exception as error:  # tokenizers raises nothing more special
             raise TokenizerError(
-                f"{self.files.where}: tokenizer.json cannot be read: {error}. Fetch the file again.", path=path
+                f"{self.files.where}: {self.name} cannot be read: {error}. Fetch the file again.", path=path
             ) from error
         backend.no_truncation()
         backend.no_padding()
@@ -215,18 +216,7 @@ class JsonTokenizer:
     def _chat(self) -> ChatTemplate:
         from mi_core.chat_template import ChatTemplate
 
-        templates = {}
-        if self.files.has("chat_template.jinja"):
-            templates["default"] = self.files.path("chat_template.jinja").read_text(encoding="utf-8")
-        folder = self.files.root.joinpath("additional_chat_templates")
-        for entry in folder.iterdir() if folder.is_dir() else ():
-            templates[entry.name.removesuffix(".jinja")] = entry.read_text(encoding="utf-8")
-        stated = self._settings.get("chat_template") if not templates else None
-        if isinstance(stated, str):
-            templates["default"] = stated
-        elif stated is not None:
-            templates |= {each["name"]: each["template"] for each in stated}
-        return ChatTemplate(templates, self._special, self.files.where)
+        return ChatTemplate.of(self.files, self._settings, self._special)
 
 
 def _content(token: Any) -> str:

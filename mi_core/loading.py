@@ -82,7 +82,7 @@ def load(
             dtype nothing is copied: the parameters are views of the file.
         revision: Branch, tag or commit of a Hub repository.
         token: For private Hub repositories; None takes the one that is logged in.
-        tokenizer: Instead of the checkpoint's own: an object, or where to read one from.
+        tokenizer: Instead of the checkpoint's own: an object, or the file, folder or Hub id to read one from.
         backend: The family that shall read the checkpoint, instead of the one that its model_type names.
         ignore_config: Config keys that may go unread.
         ignore_tensors: Names or patterns of tensors that may go unused.
@@ -251,16 +251,22 @@ def chosen_tokenizer(
 ) -> Tokenizer | Callable[[], Tokenizer | None]:
     """The tokenizer that is given, or a function that reads one when a text first needs it."""
     if isinstance(given, str | os.PathLike):
-        files = resolve(given, token=token, weights=False)
+        if is_file(path := Path(given)):
+            files = Files(path.parent, where=f"file {str(path)!r}", only=path.name)
+        else:
+            files = resolve(given, token=token, weights=False)
         if files.has(CONFIG):
             config = read_config(files)
     elif given is not None:
         return given
 
     def find() -> Tokenizer | None:
-        from mi_core.tokenizer import find_tokenizer
+        from mi_core.tokenizer import find_tokenizer, no_tokenizer
 
-        return find_tokenizer(files, config)
+        found = find_tokenizer(files, config)
+        if found is None and given is not None:
+            raise no_tokenizer(files.where)
+        return found
 
     return find
 
