@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import mi_core as mi
-from mi_core.analyses import Analysis, require
+from mi_analyses.pattern_views import EFFECTIVE, check_readers, sites_of
+from mi_core.analyses import Analysis
 from mi_core.hookspecs import hookimpl
 from mi_core.labelled import Labelled
 from mi_core.results import Result, ResultProvenance
 
 __all__ = ["AttentionKnockout", "attention_knockout"]
 
-NEEDS = ("attn.hook_attn_scores",)
-POINTS = "blocks.*.attn.hook_attn_scores"
+SCORES = "attn.hook_attn_scores"
+NEEDS = (SCORES,)
+"""Or effective attention, which recurrent layers have instead."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=True)
@@ -78,10 +80,11 @@ def attention_knockout(
     """Which attention edges does the answer hang on?
 
     Each cell is one run in which the ``query`` positions may not see some ``key`` positions, computed from where it
-    first differs. Only the attention weights of the cut edges vanish: the others of the row share what they had.
+    first differs. Only the attention weights of the cut edges vanish: the others of the row share what they had. In a
+    recurrent layer the others stay what they were: nothing there sums to one.
 
     Args:
-        model: any model with attention scores.
+        model: any model with attention scores, or with recurrent layers, whose effective attention is cut.
         inputs: as in `Model.run`.
         answer: a token, by its text or id, or one for each row; None: what the whole model says next.
         query: the positions that look, as in `mi.Knockout`; None: all.
@@ -99,11 +102,12 @@ def attention_knockout(
         SelectorError: a position, head or axis that is not there.
         NotSingleToken: an answer is several tokens.
     """
-    require(model, NEEDS, "attention_knockout")
+    check_readers(model, "attention_knockout", SCORES)
     axes = each if each is not None else ("layer", "key_pos") if key is None else ("layer",)
     selectors = {"query_pos": query, "key_pos": key, "head": heads}
     common = {dim: selector for dim, selector in selectors.items() if selector is not None and dim not in axes}
-    grid = mi.ablation_grid(POINTS, intervention=mi.Knockout().at(**common), each=axes, window=window)
+    points = [f"blocks.*.{name}" for name in sites_of(model, SCORES, EFFECTIVE)]
+    grid = mi.ablation_grid(points, intervention=mi.Knockout().at(**common), each=axes, window=window)
     mask = {"attention_mask": attention_mask}
     whole = model.run(inputs, logits="last", **mask)
     wanted = whole.last_logits.argmax(-1).tolist() if answer is None else answer

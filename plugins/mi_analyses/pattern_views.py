@@ -20,7 +20,18 @@ from mi_core.analyses import require
 from mi_core.errors import SelectorError
 from mi_core.names import Point
 
-__all__ = ["PATTERN_VIEWS", "Patterns", "absolute", "check_readers", "positive", "read_patterns", "share", "signed"]
+__all__ = [
+    "EFFECTIVE",
+    "PATTERN_VIEWS",
+    "Patterns",
+    "absolute",
+    "check_readers",
+    "positive",
+    "read_patterns",
+    "share",
+    "signed",
+    "sites_of",
+]
 
 ATTENTION, EFFECTIVE = "attn.hook_pattern", "mixer.hook_effective_attn"
 VALUES = {ATTENTION: "attn.hook_v_per_head", EFFECTIVE: "mixer.hook_v"}
@@ -102,14 +113,14 @@ class Patterns:
     spec: mi.HookSpec
 
 
-def check_readers(model: mi.Model, name: str) -> None:
-    """Refuse models of which no layer reads other positions with weights.
+def check_readers(model: mi.Model, name: str, attention: str = ATTENTION) -> None:
+    """Refuse models that have neither effective attention nor this site of ``attention``.
 
     Raises:
         UnsupportedAnalysis: the message names what is missing.
     """
-    if not any(site.name == EFFECTIVE for site in model.backend.sites()):
-        require(model, (ATTENTION,), name)
+    if not sites_of(model, EFFECTIVE):
+        require(model, (attention,), name)
 
 
 def read_patterns(
@@ -133,8 +144,7 @@ def read_patterns(
     """
     if view is not None and view not in PATTERN_VIEWS:
         raise SelectorError(f"there is no view {view!r} of patterns; there are {', '.join(PATTERN_VIEWS)}.", view=view)
-    sites = {site.name for site in model.backend.sites()}
-    kinds = [name for name in (ATTENTION, EFFECTIVE) if name in sites]
+    kinds = sites_of(model, ATTENTION, EFFECTIVE)
     chosen = view or ("absolute" if EFFECTIVE in kinds else "signed")
     points = model.hook_points([f"blocks.*.{name}" for name in kinds])
     names = [point.name for point in points]
@@ -162,6 +172,12 @@ def read_patterns(
     sized = [weights if known else absolute(weights) for weights, known in zip(found, signless, strict=True)]
     sizes = stacked if all(signless) else torch.stack(sized)
     return Patterns(stacked, sizes, layers, labels, chosen, of_attention, run, reads)
+
+
+def sites_of(model: mi.Model, *names: str) -> list[str]:
+    """Which of these sites the model has."""
+    have = {site.name for site in model.backend.sites()}
+    return [name for name in names if name in have]
 
 
 def in_heads(point: Point, view: str) -> bool:
