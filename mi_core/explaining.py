@@ -10,9 +10,9 @@ from mi_core.layer_spans import layer_words, spans
 from mi_core.spec import narrowing
 
 if TYPE_CHECKING:
+    from mi_core.metering import Cost
     from mi_core.plans import Plan
     from mi_core.rehearsing import Kept, Rehearsed
-    from mi_core.rehearsing_sweeps import RehearsedSweep
 
 __all__ = ["Topics", "amount", "as_text", "run_data", "run_topics"]
 
@@ -20,6 +20,7 @@ Topics: TypeAlias = list[tuple[str, list[str]]]
 """What there is to say: a topic, and its lines."""
 
 CUT = "fused kernel, with the cut edges in its mask"
+RAN_ONCE = "found by running it once: this model decides by the numbers that it computes"
 
 
 def as_text(topics: Topics) -> str:
@@ -36,13 +37,13 @@ def run_topics(plan: Plan) -> Topics:
     topics = [
         ("run", [opening(plan)]),
         ("layers", [layers_line(plan)]),
-        ("attention", kernel_lines(plan.binding, plan.layers, None if found.cost is None else found.fused)),
+        ("attention", kernel_lines(plan.binding, plan.layers, found.fused)),
         ("writes", write_lines(plan.binding)),
         ("captures", capture_lines(plan.binding, found)),
         ("logits", [logits_line(plan)]),
         ("keeps", ["streams and memory of every layer, to go on from"] if plan.resumable else []),
         ("calls", chunk_lines(plan)),
-        ("cost", cost_lines(found)),
+        ("cost", [*cost_lines(found.cost), *([RAN_ONCE] if found.missed else [])]),
     ]
     return [(topic, lines) for topic, lines in topics if lines]
 
@@ -69,7 +70,7 @@ def layers_line(plan: Plan) -> str:
     return f"{layer_words(plan.layers)} of {total}; stops there, because nothing behind is asked for"
 
 
-def kernel_lines(binding: Binding, layers: Iterable[int], fused: frozenset[int] | None) -> list[str]:
+def kernel_lines(binding: Binding, layers: Iterable[int], fused: frozenset[int]) -> list[str]:
     """How each layer's attention, or what stands for it, is computed, and why; ``fused`` is where that was seen."""
     sites = [site for site in binding.of_model.sites if site.name == "attn.hook_attn_scores"]
     scored = {layer for site in sites for layer in (site.layers or ())}
@@ -79,14 +80,14 @@ def kernel_lines(binding: Binding, layers: Iterable[int], fused: frozenset[int] 
     return [f"{layer_words(these)}: {said}" for said, these in words.items()]
 
 
-def kernel_words(binding: Binding, layer: int, scored: bool, fused: frozenset[int] | None) -> str:
+def kernel_words(binding: Binding, layer: int, scored: bool, fused: frozenset[int]) -> str:
     """One layer's kernel."""
     looked_at = binding.looked_at.get(layer)
     if looked_at:
         return f"explicit arithmetic, because of {', '.join(looked_at)}"
     if not scored:
         return "no attention scores"
-    if fused is not None and layer not in fused:
+    if layer not in fused:
         return "explicit scores, though nobody looks: no fused kernel computes this attention"
     return CUT if binding.kernel(layer) == "fused, with cut edges" else "fused kernel"
 
@@ -113,18 +114,16 @@ def capture_lines(binding: Binding, found: Rehearsed) -> list[str]:
     for kept, sizes, kind in ((binding.after, found.after, ""), (binding.before, found.before, ", before writes")):
         alike: dict[str, list[str]] = {}
         for name, bound in kept.items():
-            alike.setdefault(kept_words(bound, sizes.get(name)) + kind, []).append(name)
+            alike.setdefault(kept_words(bound, sizes[name]) + kind, []).append(name)
         for said, names in alike.items():
             lines += [f"{where}: {said}" for where in grouped(names)]
     total = sum(kept.bytes for kept in (*found.after.values(), *found.before.values()))
     return [*lines, f"{amount(total)} together"] if len(found.after) + len(found.before) > 1 else lines
 
 
-def kept_words(bound: BoundCapture, kept: Kept | None) -> str:
+def kept_words(bound: BoundCapture, kept: Kept) -> str:
     """One capture."""
     part = f"only {narrowing(bound.selectors)[4:-1]}" if bound.selectors else "whole"
-    if kept is None:
-        return f"{part}, of a size that cannot be told before the run"
     return f"{part}, {kept.dtype} {list(kept.shape)} on {kept.device}, {amount(kept.bytes)}"
 
 
@@ -148,13 +147,11 @@ def chunk_lines(plan: Plan) -> list[str]:
     return [f"{len(sizes)}, of at most {most} row{'s' if most > 1 else ''} each, for batch_tokens={plan.batch_tokens}"]
 
 
-def cost_lines(found: Rehearsed | RehearsedSweep) -> list[str]:
+def cost_lines(cost: Cost) -> list[str]:
     """Operations and memory."""
-    if found.cost is None:
-        return [f"cannot be told before the run: this model decides by the numbers it computes ({found.unknown})"]
-    held = ", ".join(f"{amount(size)} on {device}" for device, size in found.cost.peak_bytes.items())
+    held = ", ".join(f"{amount(size)} on {device}" for device, size in cost.peak_bytes.items())
     return [
-        f"{amount(found.cost.operations, 'floating-point operations')}",
+        f"{amount(cost.operations, 'floating-point operations')}",
         f"{held} at most at one time, beside weights and inputs",
     ]
 
@@ -171,24 +168,22 @@ def run_data(plan: Plan) -> dict[str, Any]:
         "captures": captures_data(plan.binding.after, found.after) + captures_data(plan.binding.before, found.before),
         "logits": plan.logits,
         "chunks": None if plan.chunks is None else [chunk.tolist() for chunk in plan.chunks],
-        **cost_data(found),
+        **cost_data(found.cost),
+        "ran_once": found.missed,
         "explained": as_text(run_topics(plan)),
     }
 
 
 def captures_data(bound: Mapping[str, BoundCapture], kept: Mapping[str, Kept]) -> list[dict[str, Any]]:
     """Captures as JSON."""
-    return [
-        {"point": name, "at": narrowing(capture.selectors), **(vars(kept[name]) if name in kept else {})}
-        for name, capture in bound.items()
-    ]
+    return [{"point": name, "at": narrowing(capture.selectors), **vars(kept[name])} for name, capture in bound.items()]
 
 
-def cost_data(found: Rehearsed | RehearsedSweep) -> dict[str, Any]:
+def cost_data(cost: Cost | None) -> dict[str, Any]:
     """Costs as JSON."""
-    if found.cost is None:
-        return {"operations": None, "peak_bytes": None, "unknown": found.unknown}
-    return {"operations": found.cost.operations, "peak_bytes": dict(found.cost.peak_bytes)}
+    if cost is None:
+        return {"operations": None, "peak_bytes": None}
+    return {"operations": cost.operations, "peak_bytes": dict(cost.peak_bytes)}
 
 
 def grouped(names: Sequence[str]) -> list[str]:

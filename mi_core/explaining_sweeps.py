@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mi_core.explaining import (
+    RAN_ONCE,
     Topics,
     amount,
     as_text,
@@ -30,7 +31,6 @@ SHOWN = 12
 
 def sweep_topics(plan: SweepPlan) -> Topics:
     """What a sweep will do."""
-    found = plan.rehearsal
     topics = [
         ("sweep", [sizes(plan), opening(plan.base)]),
         ("metric", [metric_line(plan)]),
@@ -39,7 +39,7 @@ def sweep_topics(plan: SweepPlan) -> Topics:
         ("base run", base_lines(plan)),
         ("packs", pack_lines(plan)),
         ("calls", [f"at most {plan.tokens} tokens in one call of a layer; out of memory, half as many"]),
-        ("cost", [*cost_lines(found), *loop_lines(plan)]),
+        ("cost", sweep_cost_lines(plan)),
     ]
     return [(topic, lines) for topic, lines in topics if lines]
 
@@ -71,19 +71,16 @@ def source_lines(plan: SweepPlan) -> list[str]:
 def base_lines(plan: SweepPlan) -> list[str]:
     """What is run once for all cells."""
     found = plan.rehearsal
-    kept = "" if found.cost is None else f" ({amount(found.trunk_bytes)})"
-    binding = plan.base.binding
+    count, kept = plan.base.model.shape.n_layers, amount(found.trunk_bytes)
     return [
-        f"all {plan.base.model.shape.n_layers} layers, once; keeps streams and memory of every layer{kept}",
-        *kernel_lines(binding, plan.base.layers, found.fused if found.cost is not None else None),
+        f"all {count} layers, once; keeps streams and memory of every layer ({kept})",
+        *kernel_lines(plan.base.binding, plan.base.layers, found.fused),
     ]
 
 
 def pack_lines(plan: SweepPlan) -> list[str]:
     """How the cells run together."""
     found = plan.rehearsal
-    if found.cost is None:
-        return ["decided when the base run is there"]
     lines = [f"{len(found.packs)}; each cell goes on from the base run at its own layer and position"]
     lines += [pack_line(plan, pack) for pack in found.packs[:SHOWN]]
     if len(found.packs) > SHOWN:
@@ -108,13 +105,20 @@ def pack_line(plan: SweepPlan, pack: PlannedPack) -> str:
     return f"{count} cell{' goes' if count == 1 else 's go'} on {', '.join(joins)}, from {where}"
 
 
-def loop_lines(plan: SweepPlan) -> list[str]:
-    """What a loop of whole runs would take."""
-    once, own = plan.base.operations, plan.operations
-    if not once or own is None:
-        return []
-    loop = once * len(plan.cells) + (0 if plan.source is None else plan.source.operations or 0)
-    return [f"{own / loop:.2f} of the operations of a loop of whole runs ({amount(loop, 'operations')})"]
+def sweep_cost_lines(plan: SweepPlan) -> list[str]:
+    """Operations and memory, and what a loop of whole runs would take."""
+    found = plan.rehearsal
+    if found.cost is None:
+        return [
+            f"cannot be told before the sweep: this model decides by the numbers that it computes ({found.unknown})"
+        ]
+    loop = plan.base.operations * len(plan.cells) + (0 if plan.source is None else plan.source.operations)
+    share = f"{found.cost.operations / max(loop, 1):.2f}"
+    return [
+        *cost_lines(found.cost),
+        f"{share} of the operations of a loop of whole runs ({amount(loop, 'operations')})",
+        *([RAN_ONCE.replace("it once", "the base run once")] if plan.base.rehearsal.missed else []),
+    ]
 
 
 def sweep_data(plan: SweepPlan) -> dict[str, Any]:
@@ -129,6 +133,7 @@ def sweep_data(plan: SweepPlan) -> dict[str, Any]:
         "tokens_per_call": plan.tokens,
         "packs": [vars(pack) for pack in found.packs],
         "kernels": dict(found.kernels),
-        **cost_data(found),
+        **cost_data(found.cost),
+        "unknown": found.unknown,
         "explained": as_text(sweep_topics(plan)),
     }

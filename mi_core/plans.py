@@ -93,6 +93,7 @@ class Plan:
     def rehearsal(self) -> Rehearsed:
         """What the run costs and what it brings, found by running it on tensors without numbers.
 
+        A backend that decides by the numbers that it computes (which experts, how large a chunk) is run once with them.
         Functions (`Apply`) are not called. Under ``grad=True`` it is the forward pass that is counted.
         """
         from mi_core.rehearsing import rehearse
@@ -100,16 +101,14 @@ class Plan:
         return rehearse(self)
 
     @property
-    def operations(self) -> int | None:
-        """Floating-point operations, as PyTorch's own counter counts them; None where they cannot be told."""
-        cost = self.rehearsal.cost
-        return None if cost is None else cost.operations
+    def operations(self) -> int:
+        """Floating-point operations, as PyTorch's own counter counts them."""
+        return self.rehearsal.cost.operations
 
     @property
-    def peak_bytes(self) -> int | None:
-        """The most memory that is held at one time beside the weights; None where it cannot be told."""
-        cost = self.rehearsal.cost
-        return None if cost is None else cost.peak
+    def peak_bytes(self) -> int:
+        """The most memory that is held at one time beside the weights."""
+        return self.rehearsal.cost.peak
 
     def explain(self) -> str:
         """The plan in words."""

@@ -24,10 +24,11 @@ from mi_core.protocols import Backend, Batch, Block, Memory, ModelShape, Site, S
 from mi_core.spec import Edit, HookSpec
 
 if TYPE_CHECKING:
+    from mi_core.calling import Called
     from mi_core.plans import Plan
     from mi_core.run import Run
 
-__all__ = ["Kept", "Rehearsal", "Rehearsed", "WithoutNumbers", "rehearse", "without_functions"]
+__all__ = ["Kept", "Rehearsal", "Rehearsed", "Understudy", "rehearse", "without_functions"]
 
 
 @cache
@@ -56,52 +57,71 @@ class Kept:
 class Rehearsed:
     """What a rehearsal found out."""
 
-    cost: Cost | None
-    """None where the backend decides by numbers, which a rehearsal has none of."""
-    unknown: str = ""
-    """Why there is no cost."""
-    fused: frozenset[int] = frozenset()
-    """The layers in which one of PyTorch's fused attention kernels ran."""
-    after: Mapping[str, Kept] = field(default_factory=dict)
-    before: Mapping[str, Kept] = field(default_factory=dict)
-    """Captures before interventions."""
-    run: Run | None = None
+    cost: Cost
+    run: Run
     """The run, without numbers."""
+    after: Mapping[str, Kept]
+    before: Mapping[str, Kept]
+    """Captures before interventions."""
+    fused: frozenset[int]
+    """The layers in which one of PyTorch's fused attention kernels ran."""
+    missed: str = ""
+    """What could not be told without numbers, so that the run was run for once with them."""
+    answers: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    """What its layers then asked of numbers."""
 
 
 def rehearse(plan: Plan) -> Rehearsed:
-    """Carry out a plan without numbers."""
-    model = plan.model
-    with Rehearsal() as meter:
-        try:
-            binding = bind(without_functions(plan.binding.spec), model.points, plan.layout, plan.prompts.rows)
-            called = dataclasses.replace(plan, binding=binding).called(WithoutNumbers(model.backend, meter))
-        except Exception as error:  # whatever a backend raises that misses its numbers
-            return Rehearsed(None, f"{type(error).__name__}: {error}")
+    """Carry out a plan without numbers; where the backend decides by numbers, with them."""
+    missed = ""
+    try:
+        meter = Rehearsal()
+        called = carried_out(plan, meter, numbers=False)
+    except Exception as error:  # whatever a backend raises that misses its numbers
+        missed = f"{type(error).__name__}: {error}"
+        meter = Rehearsal()
+        called = carried_out(plan, meter, numbers=True)
     after, before = (
         {name: Kept.of(value) for name, value in kept.items()} for kept in (called.record.after, called.record.before)
     )
-    return Rehearsed(meter.cost(), "", frozenset(meter.fused), after, before, plan.finished(called, 0.0))
+    run = plan.finished(called, 0.0)
+    return Rehearsed(meter.cost(), run, after, before, frozenset(meter.fused), missed, meter.heard)
+
+
+def carried_out(plan: Plan, meter: Rehearsal, *, numbers: bool) -> Called:
+    """The calls of a plan, under a meter; functions of the user's are left out."""
+    model = plan.model
+    with meter:
+        binding = bind(without_functions(plan.binding.spec), model.points, plan.layout, plan.prompts.rows)
+        return dataclasses.replace(plan, binding=binding).called(Understudy(model.backend, meter, numbers=numbers))
 
 
 class Rehearsal(Meter):  # type: ignore[no-untyped-call]  # torch does not annotate its mode
     """A meter under which tensors without numbers behave as real ones wherever no number is needed.
 
-    Questions about them (``bool(x.any())``) are answered with no, as by numbers that nothing is wrong with.
+    Whether something is so (``bool(x.any())``) is answered with no, as by numbers that nothing is wrong with; how large
+    something is, by what the layer heard in a run with numbers, where there was one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Mapping[int, Sequence[float]] | None = None) -> None:
         super().__init__()
         self.layer = -1
         self.fused: set[int] = set()
+        self.heard: dict[int, list[float]] = {}
+        self._answers = answers or {}
+        self._asked = 0
+
+    def enter(self, layer: int) -> None:
+        """A layer begins, or the embedding (-1)."""
+        self.layer, self._asked = layer, 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """One operator."""
         aten = torch.ops.aten
-        if func is aten._local_scalar_dense.default and args[0].dtype == torch.bool and isinstance(args[0], FakeTensor):
-            return False
+        if func is aten._local_scalar_dense.default:
+            return self._answer(func, args[0])
         if func is aten.equal.default and any(isinstance(tensor, FakeTensor) for tensor in args):
             return False
         if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
@@ -109,6 +129,21 @@ class Rehearsal(Meter):  # type: ignore[no-untyped-call]  # torch does not annot
         if func.name().startswith("aten::_scaled_dot_product"):
             self.fused.add(self.layer)
         return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _answer(self, func: Any, asked: Tensor) -> Any:
+        """A number that somebody reads out of a tensor."""
+        if not isinstance(asked, FakeTensor):
+            answer = func(asked)
+            if asked.is_floating_point():
+                self.heard.setdefault(self.layer, []).append(answer)
+            return answer
+        if asked.dtype == torch.bool:
+            return False
+        known = self._answers.get(self.layer, ())
+        if not known or not asked.is_floating_point():
+            return func(asked)
+        self._asked += 1
+        return known[min(self._asked, len(known)) - 1]
 
 
 def counted(index: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -122,11 +157,11 @@ def counted(index: Sequence[Tensor | None]) -> list[Tensor | None]:
     return out
 
 
-class WithoutNumbers:
+class Understudy:
     """A backend whose embedding is given ids without numbers, and whose blocks tell the meter where it is."""
 
-    def __init__(self, backend: Backend, meter: Rehearsal) -> None:
-        self._backend, self._meter = backend, meter
+    def __init__(self, backend: Backend, meter: Rehearsal, *, numbers: bool = False) -> None:
+        self._backend, self._meter, self._numbers = backend, meter, numbers
 
     @property
     def shape(self) -> ModelShape:
@@ -144,8 +179,10 @@ class WithoutNumbers:
 
     def embed(self, batch: Batch, tap: Tap) -> Stream:
         """The stream before the first block, without numbers."""
-        self._meter.layer = -1
-        return self._backend.embed(dataclasses.replace(batch, inputs=stand_ins().from_tensor(batch.inputs)), tap)
+        self._meter.enter(-1)
+        if not self._numbers:
+            batch = dataclasses.replace(batch, inputs=stand_ins().from_tensor(batch.inputs))
+        return self._backend.embed(batch, tap)
 
     def unembed(self, resid: Tensor, tap: Tap) -> Tensor:
         """The backend's."""
@@ -166,7 +203,7 @@ class Told:
 
     def __call__(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
         """The block."""
-        self.meter.layer = self.layer
+        self.meter.enter(self.layer)
         return self.block(stream, batch, tap, memory)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +14,11 @@ from mi_core.binding import bind
 from mi_core.grouping import groups_of, variant_of
 from mi_core.metering import Cost
 from mi_core.packing import Variant
-from mi_core.rehearsing import Rehearsal, WithoutNumbers, without_functions
+from mi_core.rehearsing import Rehearsal, Understudy, without_functions
 from mi_core.sweeping import run_group, value_of
 from mi_core.taps import Record
-from mi_core.trunk import Trunk
 
 if TYPE_CHECKING:
-    from mi_core.run import Run
     from mi_core.sweep_plans import SweepPlan
 
 __all__ = ["PlannedPack", "RehearsedSweep", "rehearse_sweep"]
@@ -45,67 +43,59 @@ class RehearsedSweep:
 
     cost: Cost | None
     """Of source, base run and cells; None where the backend decides by numbers, which a rehearsal has none of."""
-    unknown: str = ""
-    packs: tuple[PlannedPack, ...] = ()
-    kernels: Mapping[str, int] = field(default_factory=dict)
+    unknown: str
+    """Why there is no cost."""
+    packs: tuple[PlannedPack, ...]
+    kernels: Mapping[str, int]
     """How many cells use which kernels."""
-    trunk_bytes: int = 0
+    trunk_bytes: int
     """What the base run keeps for the cells."""
-    fused: frozenset[int] = frozenset()
+    fused: frozenset[int]
     """The layers in which one of PyTorch's fused attention kernels ran."""
 
 
 def rehearse_sweep(plan: SweepPlan) -> RehearsedSweep:
     """Carry out a plan without numbers."""
-    source = None if plan.source is None else plan.source.rehearsal
-    if source is not None and source.cost is None:
-        return RehearsedSweep(None, source.unknown)
-    with Rehearsal() as meter, torch.no_grad():
-        try:
-            base, trunk = base_run(plan, meter)
-            texts = plan.base.prompts.rows
-            variants = [variant_of(trunk, texts, without_functions(cell) + plan.reads) for cell in plan.cells]
-            packs = tuple(run_packs(plan, base, trunk, variants, meter))
-        except Exception as error:  # whatever a backend raises that misses its numbers
-            return RehearsedSweep(None, f"{type(error).__name__}: {error}")
-    cost = meter.cost()
-    if source is not None and source.cost is not None:
-        kept = sum(value.bytes for value in source.after.values())
-        cost = after(source.cost, kept, cost)
+    once = plan.base.rehearsal
+    trunk = once.run.trunk
+    texts = plan.base.prompts.rows
+    variants = [variant_of(trunk, texts, without_functions(cell) + plan.reads) for cell in plan.cells]
+    groups = list(groups_of(variants, trunk, plan.tokens))
+    packs = tuple(described(group, [variants[index] for index in group]) for group in groups)
     kernels = Counter(kernel_of(variant) for variant in variants)
-    return RehearsedSweep(cost, "", packs, kernels, trunk.bytes, frozenset(meter.fused))
+    cost, unknown = None, ""
+    try:
+        cost = cost_of(plan, [[variants[index] for index in group] for group in groups])
+    except Exception as error:  # whatever a backend raises that misses its numbers
+        unknown = f"{type(error).__name__}: {error}"
+    return RehearsedSweep(cost, unknown, packs, kernels, trunk.bytes, once.fused)
 
 
-def base_run(plan: SweepPlan, meter: Rehearsal) -> tuple[Run, Trunk]:
-    """The run that all cells go on from, without numbers."""
+def cost_of(plan: SweepPlan, packs: Sequence[Sequence[Variant]]) -> Cost:
+    """The cost of source, base run and packs; of packs that are alike, one is run."""
     own, model = plan.base, plan.base.model
-    binding = bind(without_functions(own.binding.spec), model.points, own.layout, own.prompts.rows)
-    called = replace(own, binding=binding).called(WithoutNumbers(model.backend, meter))
-    assert called.trunk is not None
-    return own.finished(called, 0.0), called.trunk
-
-
-def run_packs(
-    plan: SweepPlan, base: Run, trunk: Trunk, variants: Sequence[Variant], meter: Rehearsal
-) -> Sequence[PlannedPack]:
-    """Every pack, run or, where one like it has been, counted as that one."""
     metric = replace(plan.metric, function=no_metric)
-    operations: dict[Any, int] = {}
-    packs = []
-    for group in groups_of(variants, trunk, plan.tokens):
-        members = [variants[index] for index in group]
-        packs.append(described(group, members))
-        like = tuple(map(kind_of, members))
-        if like not in operations:
+    known: dict[Any, int] = {}
+    meter = Rehearsal(own.rehearsal.answers)
+    with meter, torch.no_grad():
+        binding = bind(without_functions(own.binding.spec), model.points, own.layout, own.prompts.rows)
+        called = replace(own, binding=binding).called(Understudy(model.backend, meter))
+        base = own.finished(called, 0.0)
+        for members in packs:
+            like = tuple(map(kind_of, members))
+            if like in known:
+                meter.operations += known[like]
+                continue
             before = meter.operations
-            run_group(trunk, members, metric, plan.tokens)
+            run_group(base.trunk, members, metric, plan.tokens)
             for variant in members:
-                value_of(variant, base, trunk, metric)
+                value_of(variant, base, base.trunk, metric)
                 variant.logits, variant.record = None, Record()
-            operations[like] = meter.operations - before
-        else:
-            meter.operations += operations[like]
-    return packs
+            known[like] = meter.operations - before
+    if plan.source is None:
+        return meter.cost()
+    source = plan.source.rehearsal
+    return after(source.cost, sum(value.bytes for value in source.after.values()), meter.cost())
 
 
 def described(group: Sequence[int], members: Sequence[Variant]) -> PlannedPack:

@@ -316,6 +316,13 @@ class Run(Mapping[str, Tensor]):
 
         return pulled_back(self, cotangents, points)
 
+    @property
+    def trunk(self) -> Trunk:
+        """What other runs go on from; the run needs ``resumable=True``."""
+        if self._trunk is None:
+            raise MissingActivation("this run kept no streams to go on from: run with resumable=True.")
+        return self._trunk
+
     def memory(self, pos: int = -1) -> ModelMemory:
         """What the model remembers after the real token ``pos`` of each row; the run needs ``resumable=True``."""
         if self._trunk is None:

@@ -114,8 +114,7 @@ def planned_sweep(
     made = source_plan(model, specs, attention_mask, position_ids)
     source = getattr(specs, "source", None)
     if made is not None:
-        rehearsed = None if run_source else made.rehearsal.run
-        source = made.run() if rehearsed is None else rehearsed
+        source = made.run() if run_source else made.rehearsal.run
     axes, cells = cells_of(specs, base, source)
     bound = measured.bound(model, len(base.layout.ids))
     tokens = tokens_that_fit(model, base.layout.width) if batch == "auto" else checked(batch)

@@ -85,8 +85,7 @@ def sweep(plan: SweepPlan, *, store: Any = None, progress: bool | None = None) -
     """Carry out a plan; see :meth:`Model.sweep`."""
     model, metric = plan.base.model, plan.metric
     base = plan.base.run()
-    trunk = base._trunk
-    assert trunk is not None
+    trunk = base.trunk
     values = torch.full((len(plan.cells), len(base.tokens)), torch.nan)
     kept = None if store is None else Store.open(store, model, base, metric)
     todo = [i for i, spec in enumerate(plan.cells) if kept is None or not kept.fill(values, i, spec)]
@@ -131,14 +130,12 @@ def value_of(variant: Variant, base: Run, trunk: Trunk, metric: Metric) -> Tenso
 
 def labelled(values: Tensor, axes: Mapping[str, Axis], metric: Metric, base: Run) -> Sweep:
     """The result."""
-    trunk = base._trunk
-    assert trunk is not None
     sizes = [len(axis.labels) for axis in axes.values()]
     coords: dict[str, Sequence[Label]] = {name: axis.labels for name, axis in axes.items()}
     logits = base.last_logits if metric.pos == -1 else base._logits
     assert logits is not None
     activations = {name: base._captured[base._points.find(name).name].value for name in metric.reads}
-    own = metric.measure(logits, trunk.layout, activations).cpu()
+    own = metric.measure(logits, base.trunk.layout, activations).cpu()
     baseline = Labelled(own, ("batch",), {}, metric.name, metric.unit)
     values = values.reshape(*sizes, values.shape[-1])
     return Sweep(values, (*axes, "batch"), coords, metric.name, metric.unit, baseline)
