@@ -37,11 +37,11 @@ class Lot:
         one = self.layout.batch(self.device)
         if n_variants > 1:
             one = Batch(
-                inputs=one.inputs.repeat(n_variants, 1),
-                start=one.start.repeat(n_variants),
-                length=one.length.repeat(n_variants),
-                total=one.total.repeat(n_variants),
-                positions=one.positions.repeat(n_variants, 1),
+                inputs=again(one.inputs, n_variants),
+                start=again(one.start, n_variants),
+                length=again(one.length, n_variants),
+                total=again(one.total, n_variants),
+                positions=again(one.positions, n_variants),
             )
         return replace(one, keep=one.length[:, None] - 1) if keep_last else one
 
@@ -55,6 +55,13 @@ class Lot:
     def part(self, layer: int, n_variants: int, *, keep_last: bool = False) -> Part:
         """The same as one of the parts of a call."""
         return Part(self.batch(n_variants, keep_last=keep_last), self.memory(layer, n_variants))
+
+
+def again(rows: Tensor, times: int) -> Tensor:
+    """Rows several times, one set after the other; a view of a single row."""
+    if len(rows) == 1:
+        return rows.expand(times, *rows.shape[1:])
+    return rows.repeat(times, *[1] * (rows.ndim - 1))
 
 
 def in_one_row(parts: Sequence[Part]) -> Batch:
