@@ -64,9 +64,9 @@ def save(model: Any, folder: Path, *, old: bool = False) -> Path:
 
 
 NESTED = ("full_attention", "sliding_attention")
-OLD_KEYS: Mapping[str, Mapping[str, str]] = {
-    "gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
-}
+OLD_KEYS: Mapping[str, Mapping[str, str]] = dict.fromkeys(
+    ("gpt_neox", "gpt_neox_japanese"), {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+)
 """Families that spelled these in their own way."""
 
 
@@ -89,12 +89,15 @@ def old_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def final_norm(model: Any) -> Any:
-    """The norm behind the last layer of a reference model."""
-    names = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "layer_norm")
+@torch.no_grad()
+def behind_the_last_layer(model: Any, stream: Tensor) -> Tensor:
+    """What a reference model makes of the stream behind its last layer, where it returns that: norm, projection."""
     inner = (getattr(model.base_model, name, None) for name in ("decoder", "language_model"))
     stack = next((found for found in inner if found is not None), model.base_model)
-    return next(found for name in names if (found := getattr(stack, name, None)) is not None)
+    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "project_out"):
+        part = getattr(stack, name, None)
+        stream = stream if part is None else part(stream)
+    return stream
 
 
 @torch.no_grad()

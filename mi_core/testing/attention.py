@@ -206,7 +206,9 @@ def check_heads_are_reached_alone(subject: Subject) -> None:
 
     def holds(case: tuple[Prompt, str, int, int], seed: int) -> None:
         prompt, site, layer, head = case
-        point, z = f"blocks.{layer}.{site}", f"blocks.{layer}.attn.hook_z"
+        # a norm before W_O reads all heads together
+        mixed = "hook_z_ungated" if layer in layers_with(subject, "attn.hook_z_ungated") else "hook_z"
+        point, z = f"blocks.{layer}.{site}", f"blocks.{layer}.attn.{mixed}"
         names = {"attn.hook_v_per_head": ["attn.hook_v_clipped", "attn.hook_v"]}.get(
             site, ["attn.hook_rot_k", "attn.hook_k_normed", "attn.hook_k_clipped", "attn.hook_k"]
         )

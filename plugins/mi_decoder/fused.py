@@ -56,3 +56,19 @@ def of_each_head(n_heads: int, d_head: int, parts: int = 3) -> list[View]:
         )
 
     return [part(index) for index in range(parts)]
+
+
+def of_each_group(n_kv_heads: int, n_heads: int, d_head: int) -> list[View]:
+    """Queries, keys and values, where each key head follows the query heads that read it, and its values follow it.
+
+    Source: transformers 5.24, FalconAttention: ``[kv_head, queries + 2, d_head]``.
+    """
+
+    def part(where: slice) -> View:
+        def view(tensor: Tensor) -> Tensor:
+            groups = tensor.view(n_kv_heads, n_heads // n_kv_heads + 2, d_head, *tensor.shape[1:])
+            return groups[:, where].reshape(-1, *tensor.shape[1:])
+
+        return view
+
+    return [part(where) for where in (slice(None, -2), slice(-2, -1), slice(-1, None))]

@@ -11,7 +11,7 @@ from mi_core.errors import BadConfig
 from mi_decoder.rope_scalings import Dynamic, Linear, Llama3, LongRope, Unscaled, Yarn
 from mi_decoder.rotary import Rotary, Scaling
 
-__all__ = ["rope_of_kind", "rotary"]
+__all__ = ["magnitude", "rope_of_kind", "rope_values", "rotary"]
 
 KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 POSITIVE = 1e-9

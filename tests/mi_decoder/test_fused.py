@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mi_decoder.fused import of_each_head, side_by_side, transposed
+from mi_decoder.fused import of_each_group, of_each_head, side_by_side, transposed
 
 
 def test_parts_side_by_side_are_views_of_weight_and_bias() -> None:
@@ -31,3 +31,15 @@ def test_parts_of_each_head_are_gathered_over_heads() -> None:
         rows = [head * 3 * d_head + index * d_head + dim for head in range(n_heads) for dim in range(d_head)]
         assert torch.equal(part(weight), weight[rows])
         assert torch.equal(part(weight[:, 0]), weight[rows, 0])
+
+
+def test_parts_of_each_group_are_its_queries_then_a_key_then_a_value() -> None:
+    n_kv_heads, n_heads, d_head, width = 2, 6, 2, 4
+    weight = torch.arange((n_heads + 2 * n_kv_heads) * d_head * width).view(-1, width).float()
+    rows: list[list[int]] = [[], [], []]
+    for row in range(len(weight)):
+        slot = row // d_head % (n_heads // n_kv_heads + 2)
+        rows[max(0, slot - n_heads // n_kv_heads + 1)].append(row)
+    for part, wanted in zip(of_each_group(n_kv_heads, n_heads, d_head), rows, strict=True):
+        assert torch.equal(part(weight), weight[wanted])
+        assert torch.equal(part(weight[:, 0]), weight[wanted, 0])

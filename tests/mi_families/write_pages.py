@@ -54,7 +54,7 @@ def page(family: str) -> str:
     """The page of a family: what its file says of it, and what was measured."""
     names = [name for name in parity.EXAMPLES if name.rpartition("-")[0] == family]
     figures = measured(names)
-    doc = " ".join((import_module(f"mi_families.{family}").__doc__ or "").split())
+    doc = " ".join((import_module(f"mi_families.{family.replace('-', '_')}").__doc__ or "").split())
     summary, traits, source = re.fullmatch(r"(.+?) Traits: (.+) Source: (.+)", doc).groups()  # type: ignore[union-attr]
     reference = type(parity.pair(names[0])[0]).__name__
     version = ".".join(transformers.__version__.split(".")[:2])
