@@ -13,9 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 import mi_core as mi
 from mi_analyses.intervals import mean_interval
-from mi_analyses.prompt_pairs import check_lengths
+from mi_analyses.prompt_pairs import check_lengths, two_sides
 from mi_core.analyses import Analysis, require
 from mi_core.errors import SelectorError, ValueMismatch
 from mi_core.hookspecs import hookimpl
@@ -121,24 +124,21 @@ def activation_patching(
         )
     points = f"blocks.*.{site}"
     axes = default_axes(model, points) if each is None else each
-    edit = corrupt if isinstance(corrupt, mi.HookSpec) else mi.HookSpec()
-    inputs = {"clean": clean, "corrupt": clean if isinstance(corrupt, mi.HookSpec) else corrupt}
-    specs = {"clean": mi.HookSpec(), "corrupt": edit}
-    base, source = ("clean", "corrupt") if noising else ("corrupt", "clean")
+    base, source = two_sides(clean, corrupt, noising)
     mask = {"attention_mask": attention_mask}
-    given = model.run(inputs[source], specs[source] + mi.capture(points), logits=None, **mask)
-    under = model.run(inputs[base], specs[base], logits=None, **mask)
-    tokens = {base: under.text_tokens, source: given.text_tokens}
+    given = model.run(source.inputs, source.spec + mi.capture(points), logits=None, **mask)
+    under = model.run(base.inputs, base.spec, logits=None, **mask)
+    tokens = {base.name: under.text_tokens, source.name: given.text_tokens}
     if len(tokens["clean"]) != len(tokens["corrupt"]) or not names_spans(axes):
         check_lengths(tokens["clean"], tokens["corrupt"])
-    grid = specs[base] + mi.patch_grid(points, source=given, each=axes, window=window)
-    swept = model.sweep(inputs[base], grid, metric, batch=batch, progress=progress, **mask)  # type: ignore[arg-type]
+    grid = base.spec + mi.patch_grid(points, source=given, each=axes, window=window)
+    swept = model.sweep(base.inputs, grid, metric, batch=batch, progress=progress, **mask)  # type: ignore[arg-type]
     assert swept.baseline is not None
-    other = model.sweep(inputs[source], [specs[source]], metric, progress=False, **mask).at_place("spec", 0)
-    baselines = {base: swept.baseline, source: plain(other)}
-    effects = effects_of(swept, baselines[base], baselines[source])
+    other = model.sweep(source.inputs, [source.spec], metric, progress=False, **mask).at_place("spec", 0)
+    baselines = {base.name: swept.baseline, source.name: plain(other)}
+    effects = effects_of(swept, baselines[base.name], baselines[source.name])
     return ActivationPatching(
-        provenance=ResultProvenance.of(model, under, specs[base], inputs[base]),
+        provenance=ResultProvenance.of(model, under, base.spec, base.inputs),
         effect=effects.mean("batch"),
         interval=interval_of(effects, level, seed),
         effects=effects,
@@ -165,7 +165,13 @@ def names_spans(axes: Sequence[str] | Mapping[str, Any]) -> bool:
 
 
 def effects_of(swept: Labelled, base: Labelled, source: Labelled) -> Labelled:
-    """How far each patch goes from the base run to the source run, pair by pair.
+    """How far each patch goes from the base run to the source run, pair by pair."""
+    gap = gap_of(base, source)
+    return Labelled((swept.values - base.values) / gap, swept.dims, swept.coords, "effect")
+
+
+def gap_of(base: Labelled, source: Labelled) -> Float[Tensor, "batch"]:
+    """The metric of the source run less that of the base run, pair by pair.
 
     Raises:
         ValueMismatch: they have the same metric in some pair.
@@ -174,11 +180,11 @@ def effects_of(swept: Labelled, base: Labelled, source: Labelled) -> Labelled:
     if bool((gap == 0).any()):
         row = int((gap == 0).nonzero()[0])
         raise ValueMismatch(
-            f"pair {row}: clean and corrupt have the same {swept.name or 'metric'}, {float(base.values[row]):.4g}: "
+            f"pair {row}: clean and corrupt have the same {base.name or 'metric'}, {float(base.values[row]):.4g}: "
             "there is no difference to restore. Choose answers that tell the prompts apart.",
             row=row,
         )
-    return Labelled((swept.values - base.values) / gap, swept.dims, swept.coords, "effect")
+    return gap
 
 
 def interval_of(effects: Labelled, level: float, seed: int) -> Labelled:

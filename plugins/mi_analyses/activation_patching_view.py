@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from mi_analyses.heat_view import Map, heat_view, place_of, spelled
 
-__all__ = ["page", "view"]
+__all__ = ["direction", "page", "pair_lines", "several", "view"]
 
 
 def view(result: Any) -> RenderableType:
@@ -42,7 +42,13 @@ def several(result: Any) -> bool:
 
 def lines(result: Any) -> list[tuple[str, str]]:
     """The prompts with their metrics, and what was patched."""
-    name = result.metric.name
+    window = f", {result.window} layers at a time" if result.window > 1 else ""
+    return [*pair_lines(result), ("patch", f"{result.site}, {direction(result)}{window}")]
+
+
+def pair_lines(result: Any) -> list[tuple[str, str]]:
+    """The prompts with their metrics."""
+    name = result.clean.name
     found = []
     for kind, tokens, values in (
         ("clean", result.clean_tokens, result.clean.values),
@@ -50,8 +56,7 @@ def lines(result: Any) -> list[tuple[str, str]]:
     ):
         more = f" and {len(tokens) - 1} more" if several(result) else ""
         found.append((kind, f"{spelled(tokens[0])}{more}   {name} {float(values.mean()):.2f}"))
-    window = f", {result.window} layers at a time" if result.window > 1 else ""
-    return [*found, ("patch", f"{result.site}, {direction(result)}{window}")]
+    return found
 
 
 def maps(result: Any) -> list[Map]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import mi_core as mi
 from mi_analyses.graph_names import PARTS, Edge, Kind, Node
@@ -125,16 +127,21 @@ class Graph:
 
     def feeds(self, sender: Node, receiver: Node) -> bool:
         """Whether what one node writes is part of what the other reads, with nothing in between."""
-        return self._written(sender) <= self._read(receiver)
+        return self.writes_at(sender) <= self.reads_at(receiver)
 
-    def _written(self, node: Node) -> int:
+    def behind(self, receiver: Node, other: Node) -> bool:
+        """Whether what a receiver makes of its input can be part of what another one reads."""
+        return receiver.kind != "logits" and self.feeds(receiver, other)
+
+    def writes_at(self, node: Node) -> int:
         """From which reading on a node's output is there: each layer has two, at 2 i and 2 i + 1."""
         if node.kind in ("embed", "resid"):
             return 0 if node.kind == "embed" else 2 * node.layer
         early = node.kind != "mlp" and not self.layers[node.layer].parallel
         return 2 * node.layer + (1 if early else 2)
 
-    def _read(self, node: Node) -> int:
+    def reads_at(self, node: Node) -> int:
+        """At which reading a node reads: the mixer's at 2 i, the channel part's behind it at 2 i + 1."""
         if node.kind == "logits":
             return 2 * len(self.layers)
         late = node.kind == "mlp" and not self.layers[node.layer].parallel
@@ -205,11 +212,33 @@ class Graph:
         site = {"attn": "hook_attn_out", "mlp": "hook_mlp_out", "resid": "hook_resid_pre"}[sender.kind]
         return Place(f"blocks.{sender.layer}.{site}")
 
+    def made_of(self, sender: Node) -> Place:
+        """What a node's write is made of: a head's values before the output projection, else the write itself."""
+        if sender.kind != "head":
+            return self.output(sender)
+        return Place(f"blocks.{sender.layer}.attn.hook_z", {"head": sender.head})
+
+    def written(self, model: mi.Model, run: mi.Run, sender: Node) -> Float[Tensor, "batch pos d_model"]:
+        """What a node wrote to the stream in a run that captured what its write is made of."""
+        place = self.made_of(sender)
+        if sender.kind != "head":
+            return run[place.point]
+        weight = model.weights[f"blocks.{sender.layer}.attn.W_O"][sender.head]
+        return run[place.point][:, :, sender.head] @ weight.to(run[place.point])
+
+    def stream(self, receiver: Node) -> str:
+        """The stream that a node reads."""
+        if receiver.kind == "logits":
+            return f"blocks.{len(self.layers) - 1}.hook_resid_post"
+        if self.reads_at(receiver) % 2:
+            return f"blocks.{receiver.layer}.hook_resid_mid"
+        return f"blocks.{receiver.layer}.hook_resid_pre"
+
     def inputs(self, receiver: Node) -> tuple[Place, ...]:
         """Where what a node reads can be written without anybody else reading it."""
         where = f"blocks.{receiver.layer}."
         if receiver.kind == "logits":
-            return (Place(f"blocks.{len(self.layers) - 1}.hook_resid_post"),)
+            return (Place(self.stream(receiver)),)
         if receiver.kind == "mlp":
             return (Place(f"{where}hook_mlp_in"),)
         if receiver.kind == "attn":

@@ -1,18 +1,41 @@
-"""Two prompts side by side: whether their positions belong together, and where they differ."""
+"""Two prompts side by side: which of them is patched, whether their positions belong together, where they differ."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Any
 
+import mi_core as mi
 from mi_core.errors import SelectorError
 from mi_core.labelled import visible
 
-__all__ = ["aligned", "check_lengths"]
+__all__ = ["Side", "aligned", "check_lengths", "two_sides"]
+
+SPANS = 'Use prompts cut into as many tokens, or name spans: each={"layer": None, "pos": {"subject": mi.Span(...)}}.'
 
 
-def check_lengths(clean: Sequence[Sequence[str]], corrupt: Sequence[Sequence[str]]) -> None:
-    """Refuse pairs that are cut into different numbers of tokens.
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Prompts, and what is done to them."""
+
+    name: str
+    """``"clean"`` or ``"corrupt"``."""
+    inputs: Any
+    spec: mi.HookSpec
+
+
+def two_sides(clean: Any, corrupt: Any, noising: bool) -> tuple[Side, Side]:
+    """The side that is patched, and the one that the patches come from; ``corrupt`` may be a spec for the clean one."""
+    edited = isinstance(corrupt, mi.HookSpec)
+    one = Side("clean", clean, mi.HookSpec())
+    other = Side("corrupt", clean if edited else corrupt, corrupt if edited else mi.HookSpec())
+    return (one, other) if noising else (other, one)
+
+
+def check_lengths(clean: Sequence[Sequence[str]], corrupt: Sequence[Sequence[str]], way_out: str = SPANS) -> None:
+    """Refuse pairs that are cut into different numbers of tokens; ``way_out`` says what to do.
 
     Raises:
         SelectorError: a pair is, or there are more prompts on one side; the message aligns the two.
@@ -27,8 +50,7 @@ def check_lengths(clean: Sequence[Sequence[str]], corrupt: Sequence[Sequence[str
         if len(one) != len(other):
             raise SelectorError(
                 f"pair {row}: the clean prompt is {len(one)} tokens and the corrupt one {len(other)}, so their "
-                f"positions do not belong together.\n{aligned(one, other)}\nUse prompts cut into as many tokens, or "
-                'name spans: each={"layer": None, "pos": {"subject": mi.Span(...)}}.',
+                f"positions do not belong together.\n{aligned(one, other)}\n{way_out}",
                 row=row,
             )
 
