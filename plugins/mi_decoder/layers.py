@@ -174,6 +174,8 @@ class ParallelBlock(DecoderBlock):
         resid, ln2 = stream.resid, parts["ln2"]
         mixed, memory, shared = self.mixed(resid, batch, tap, memory)
         mixed = tap("hook_attn_out", mixed)
+        if mixed.shape[1] != resid.shape[1]:
+            resid, shared = batch.kept(resid), batch.kept(shared)
         read = shared if ln2 is None else ln2.normalise(channel_input(resid, tap), tap)
         out = parts["channel"].transform(read, batch, tap)
         return Stream(resid + mixed + tap("hook_mlp_out", out), stream.side), memory
