@@ -4,28 +4,40 @@ Importing one imports the core and nothing heavy beside it; views and commands a
 """
 
 from mi_analyses.activation_patching import ActivationPatching, activation_patching
+from mi_analyses.activation_steering import ActivationSteering, activation_steering
 from mi_analyses.attention_knockout import AttentionKnockout, attention_knockout
 from mi_analyses.attention_patterns import AttentionPatterns, attention_patterns
+from mi_analyses.attention_steering import AttentionSteering, attention_steering
+from mi_analyses.attribution_patching import AttributionPatching, attribution_patching
 from mi_analyses.direct_logit_attribution import DirectLogitAttribution, direct_logit_attribution
 from mi_analyses.head_scores import HeadScores, head_scores
 from mi_analyses.logit_lens import LogitLens, logit_lens
 from mi_analyses.path_patching import PathPatching, path_patching
 from mi_analyses.pattern_views import PATTERN_VIEWS
+from mi_analyses.steering_vectors import SteeringVector, steering_vectors
 
 __all__ = [
     "PATTERN_VIEWS",
     "ActivationPatching",
+    "ActivationSteering",
     "AttentionKnockout",
     "AttentionPatterns",
+    "AttentionSteering",
+    "AttributionPatching",
     "DirectLogitAttribution",
     "HeadScores",
     "LogitLens",
     "PathPatching",
+    "SteeringVector",
     "activation_patching",
+    "activation_steering",
     "attention_knockout",
     "attention_patterns",
+    "attention_steering",
+    "attribution_patching",
     "direct_logit_attribution",
     "head_scores",
     "logit_lens",
     "path_patching",
+    "steering_vectors",
 ]
