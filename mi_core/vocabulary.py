@@ -67,6 +67,13 @@ STANDARD: Mapping[str, Standard] = {
     "hook_v_input": Standard(KV_COPIES, "what each value alone reads of the stream, before the norm", on_demand=True),
     **norm("ln1"),
     "attn.hook_in": Standard(EMBEDDING, "what the mixer reads: after gain and bias of its norm"),
+    "attn.hook_q_latent": Standard(
+        ("batch", "pos", "q_rank"), "the latent that queries are made of: after its norm, exactly what W_UQ multiplies"
+    ),
+    "attn.hook_kv_latent": Standard(
+        ("batch", "pos", "kv_rank"),
+        "the latent that keys and values are made of: after its norm, exactly what W_UK and W_UV multiply",
+    ),
     "attn.hook_q": Standard(HEADS, "queries: the projection with bias, before query norm and rotary"),
     "attn.hook_k": Standard(KV_HEADS, "keys: the projection with bias, before key norm and rotary"),
     "attn.hook_v": Standard(KV_HEADS, "values: the projection with bias"),

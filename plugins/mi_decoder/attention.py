@@ -111,12 +111,7 @@ class AttentionModule(nn.Module):
         """
         own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
         before, x = x, tap("attn.hook_in", x)
-        asking = x if batch.keep is None else batch.kept(x)
-        rows, columns, _ = x.shape
-        heads = (rows, columns, -1, self.d_head)
-        q = linear(asking, own["q_weight"], own["q_bias"]).view(rows, -1, self.n_heads, self.d_head)
-        k = linear(x, own["k_weight"], own["k_bias"]).view(heads)
-        v = linear(x, own["v_weight"], own["v_bias"]).view(heads)
+        q, k, v = self.projected(x, x if batch.keep is None else batch.kept(x), tap)
         if inputs:
             # what is written to the input that all share is added to each head's own
             change = (x - before).unsqueeze(2) if tap.edits("attn.hook_in") else None
@@ -142,6 +137,17 @@ class AttentionModule(nn.Module):
                 return tap("attn.hook_out", out), remembered
         out = linear(z.flatten(2), own["o_weight"], own["o_bias"])
         return tap("attn.hook_out", out), remembered
+
+    def projected(
+        self, x: Float[Tensor, "batch pos d_model"], asking: Float[Tensor, "batch query_pos d_model"], tap: Tap
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the columns that ask, keys and values of all, split into heads."""
+        own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
+        rows, columns, _ = x.shape
+        heads = (rows, columns, -1, self.d_head)
+        q = linear(asking, own["q_weight"], own["q_bias"]).view(rows, -1, self.n_heads, self.d_head)
+        k = linear(x, own["k_weight"], own["k_bias"]).view(heads)
+        return q, k, linear(x, own["v_weight"], own["v_bias"]).view(heads)
 
     def placed(
         self,
@@ -194,11 +200,11 @@ class AttentionModule(nn.Module):
         self,
         q: Float[Tensor, "batch head query_pos d_head"],
         k: Float[Tensor, "batch _ pos d_head"],
-        v: Float[Tensor, "batch _ pos d_head"],
+        v: Float[Tensor, "batch _ pos d_value"],
         batch: Batch,
         tap: Tap,
         memory: Memory | None,
-    ) -> tuple[Float[Tensor, "batch head query_pos d_head"], KeyValues | None]:
+    ) -> tuple[Float[Tensor, "batch head query_pos d_value"], KeyValues | None]:
         """The mixed values, and what is remembered."""
         if batch.parts:
             return in_parts(self.attend, q, k, v, batch, tap), None
@@ -238,8 +244,8 @@ class AttentionModule(nn.Module):
         return memory
 
     def told_apart(
-        self, k: Float[Tensor, "batch pos kv_head d_head"], v: Float[Tensor, "batch pos kv_head d_head"], tap: Tap
-    ) -> tuple[Float[Tensor, "batch pos _ d_head"], Float[Tensor, "batch pos _ d_head"]]:
+        self, k: Float[Tensor, "batch pos kv_head d_head"], v: Float[Tensor, "batch pos kv_head d_value"], tap: Tap
+    ) -> tuple[Float[Tensor, "batch pos _ d_head"], Float[Tensor, "batch pos _ d_value"]]:
         """Keys and values as each query head receives them; on the path only if a write may tell heads apart."""
         k_each = tap("attn.hook_k_per_head", per_head(k.transpose(1, 2), self.n_heads).transpose(1, 2))
         v_each = tap("attn.hook_v_per_head", per_head(v.transpose(1, 2), self.n_heads).transpose(1, 2))
@@ -247,7 +253,7 @@ class AttentionModule(nn.Module):
 
     def heads_of_o(self) -> Float[Tensor, "d_model head d_head"]:
         """W_O by heads."""
-        return self.get_parameter("o_weight").view(self.d_model, self.n_heads, self.d_head)
+        return self.get_parameter("o_weight").view(self.d_model, self.n_heads, -1)
 
     def sites(self) -> Sequence[Site]:
         """Everything from the input to the output, in firing order."""

@@ -63,14 +63,21 @@ def sparse_by_step(config: Config) -> Callable[[int], bool]:
     return lambda index: index not in dense and (index + 1) % step == 0
 
 
-def sigmoid_experts(config: Config, *, normalise: bool | None = None, **absent: int) -> Experts:
+def sigmoid_experts(
+    config: Config,
+    *,
+    normalise: bool = True,
+    scale: float = 1.0,
+    n_shared: int | None = None,
+    groups: tuple[int, int] = (1, 1),
+) -> Experts:
     """DeepSeek 3's mixture: sigmoid scores, a bias and groups for the choice, shared experts as one wide MLP.
 
-    ``normalise`` and ``absent`` are the family's numbers for keys that a config leaves out.
+    The other arguments are the family's numbers for keys that a config leaves out.
 
     Source: DeepSeek-AI 2024, arXiv:2412.19437, section 2.1.2; transformers 5.24, DeepseekV3TopkRouter.
     """
-    count, kept = config.size("n_group", default=absent.get("n_group", 1)), config.size("topk_group", default=1)
+    count, kept = config.size("n_group", default=groups[0]), config.size("topk_group", default=groups[1])
     routed, top_k = n_experts(config, "n_routed_experts", "num_local_experts"), config.size("num_experts_per_tok")
     if routed % count or kept > count or top_k > kept * routed // count:
         raise BadConfig(
@@ -78,13 +85,13 @@ def sigmoid_experts(config: Config, *, normalise: bool | None = None, **absent: 
             path=config.where,
         )
     neurons, d_mlp = gate(config), config.size("moe_intermediate_size")
-    shared = config.size("n_shared_experts", default=absent.get("n_shared_experts"), at_least=0)
+    shared = config.size("n_shared_experts", default=n_shared, at_least=0)
     routing = TopK(
         top_k,
         score="sigmoid",
-        normalise=config.flag("norm_topk_prob", default=True if normalise is None else normalise),
+        normalise=config.flag("norm_topk_prob", default=normalise),
         extra=1e-20,
-        scale=config.number("routed_scaling_factor", default=1.0),
+        scale=config.number("routed_scaling_factor", default=scale),
         groups=Groups(count, kept, 2, float("-inf")) if count > 1 else None,
     )
     values: dict[str, Any] = {"selection_bias": True, "wide_router": True, "neurons": neurons}

@@ -32,7 +32,7 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     bias = config.flag("attention_bias", default=False)
     mixer = Attention(n_heads, n_kv_heads, d_head, positions, bias=bias, qk_norm=qk_norm)
     n_dense = config.size("first_k_dense_replace", default=1, at_least=0)
-    dense, experts = gated_mlp(config), sigmoid_experts(config, n_shared_experts=1)
+    dense, experts = gated_mlp(config), sigmoid_experts(config, n_shared=1)
     spare = spare_layers(config, "num_nextn_predict_layers", "num_mtp_layers")
 
     def layer(index: int) -> Layer:

@@ -1,0 +1,158 @@
+"""Latent attention: queries, keys and values made of low-rank latents, and rotary dims that all keys share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import linear
+
+from mi_core.blueprint import empty
+from mi_core.protocols import Site, Tap
+from mi_core.vocabulary import site
+from mi_decoder.attention import Attention, AttentionModule
+from mi_decoder.norms import RMSNorm
+from mi_decoder.rotary import Rotary
+
+__all__ = ["LatentAttention", "LatentAttentionModule", "TailRotary"]
+
+
+@dataclass(frozen=True)
+class TailRotary(Rotary):
+    """Turns the last ``n_dims`` of each head."""
+
+    @classmethod
+    def of(cls, rotary: Rotary) -> TailRotary:
+        """The same positions, for the other end of heads."""
+        return cls(**{field.name: getattr(rotary, field.name) for field in fields(rotary)})
+
+    def rotate(
+        self, x: Float[Tensor, "batch pos head d_head"], table: tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """The first dimensions as they are, the others turned."""
+        still, turning = torch.split(x, (x.shape[-1] - self.n_dims, self.n_dims), -1)
+        return torch.cat((still, super().rotate(turning, table)), -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentAttention(Attention):
+    """Attention whose keys and values come from one latent, and whose queries may come from another.
+
+    Of the ``d_head`` dims of queries and keys the last ``d_shared`` are rotary; keys have them from the input, the
+    same for all heads. ``bias`` is that of the products that make latents.
+
+    Source: DeepSeek-AI 2024, arXiv:2405.04434, section 2.1; transformers 5.24, DeepseekV3Attention.
+    """
+
+    d_shared: int
+    d_value: int
+    kv_rank: int
+    q_rank: int | None = None
+    """The width of the queries' latent; None where they come from the input."""
+    latent_norm: RMSNorm
+
+    def build(self, d_model: int) -> LatentAttentionModule:
+        """The module."""
+        return LatentAttentionModule(self, d_model)
+
+
+class LatentAttentionModule(AttentionModule):
+    """Latent attention; matrices lie as in checkpoints, ``[out, in]``. Its memory holds each head's keys and values."""
+
+    def __init__(self, spec: LatentAttention, d_model: int) -> None:
+        super().__init__(spec, d_model)
+        for name in ("q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "o_weight"):
+            self.register_parameter(name, None)
+        self.latent, heads = spec, spec.n_heads
+        down: list[tuple[str, int]] = [("kv", spec.kv_rank)]
+        if spec.q_rank is None:
+            self.register_parameter("q_weight", empty(heads * spec.d_head, d_model))
+        else:
+            down.append(("q", spec.q_rank))
+            self.register_parameter("q_up_weight", empty(heads * spec.d_head, spec.q_rank))
+        for name, rank in down:
+            rows = rank + (spec.d_shared if name == "kv" else 0)
+            self.register_parameter(f"{name}_down_weight", empty(rows, d_model))
+            self.register_parameter(f"{name}_down_bias", empty(rows) if spec.bias else None)
+            self.add_module(f"{name}_latent_norm", spec.latent_norm.build(rank, f"attn.{name}_latent_norm"))
+        self.register_parameter("kv_up_weight", empty(heads * (self.d_own + spec.d_value), spec.kv_rank))
+        self.register_parameter("o_weight", empty(d_model, heads * spec.d_value))
+
+    @property
+    def d_own(self) -> int:
+        """Dims of a key that are its head's own."""
+        return self.d_head - self.latent.d_shared
+
+    @property
+    def heads_that_read(self) -> Mapping[str, int]:
+        """None: all heads read the same latents."""
+        return {}
+
+    def projected(
+        self, x: Float[Tensor, "batch pos d_model"], asking: Float[Tensor, "batch query_pos d_model"], tap: Tap
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the columns that ask, keys and values of all, split into heads."""
+        spec, own = self.latent, self._parameters
+        rows, columns, _ = x.shape
+        q = self.queries(asking, tap).view(rows, -1, self.n_heads, self.d_head)
+        down = linear(x, self.get_parameter("kv_down_weight"), own["kv_down_bias"])
+        latent, shared = torch.split(down, (spec.kv_rank, spec.d_shared), -1)
+        norm: Any = self._modules["kv_latent_norm"]
+        latent = tap("attn.hook_kv_latent", norm.plain(latent))
+        up = linear(latent, self.get_parameter("kv_up_weight")).view(rows, columns, self.n_heads, -1)
+        k, v = torch.split(up, (self.d_own, spec.d_value), -1)
+        return q, torch.cat((k, shared[:, :, None].expand(-1, -1, self.n_heads, -1)), -1), v
+
+    def queries(
+        self, asking: Float[Tensor, "batch query_pos d_model"], tap: Tap
+    ) -> Float[Tensor, "batch query_pos d_heads"]:
+        """The queries of all heads, through their latent if they have one."""
+        if self.latent.q_rank is None:
+            return linear(asking, self.get_parameter("q_weight"))
+        norm: Any = self._modules["q_latent_norm"]
+        down = linear(asking, self.get_parameter("q_down_weight"), self._parameters["q_down_bias"])
+        return linear(tap("attn.hook_q_latent", norm.plain(down)), self.get_parameter("q_up_weight"))
+
+    def sites(self) -> Sequence[Site]:
+        """Those of attention, with values of their own width, and the latents before queries, keys and values."""
+        spec, found = self.latent, []
+        for offered in super().sites():
+            if offered.name == "attn.hook_q":
+                found += [] if spec.q_rank is None else [site("attn.hook_q_latent", q_rank=spec.q_rank)]
+                found += [site("attn.hook_kv_latent", kv_rank=spec.kv_rank)]
+            if offered.name in ("attn.hook_v", "attn.hook_v_per_head", "attn.hook_z"):
+                found.append(site(offered.name, None, **{**offered.sizes, "d_head": spec.d_value}))
+            else:
+                found.append(offered)
+        return found
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """``W_DQ``, ``W_DKV``, ``W_KR`` as ``[d_model rank]``, ``W_UQ``, ``W_UK``, ``W_UV`` as ``[head rank d_head]``.
+
+        ``W_Q`` where queries have no latent; ``W_O`` as ``[head d_head d_model]``. Source: the paper's names.
+        """
+        spec, parameter = self.latent, self.get_parameter
+        down_kv, up_kv = parameter("kv_down_weight"), parameter("kv_up_weight").view(self.n_heads, -1, spec.kv_rank)
+        weights = {
+            "attn.W_DKV": down_kv[: spec.kv_rank].T,
+            "attn.W_KR": down_kv[spec.kv_rank :].T,
+            "attn.W_UK": up_kv[:, : self.d_own].transpose(1, 2),
+            "attn.W_UV": up_kv[:, self.d_own :].transpose(1, 2),
+            "attn.W_O": self.heads_of_o().permute(1, 2, 0),
+        }
+        if spec.q_rank is None:
+            weights["attn.W_Q"] = parameter("q_weight").view(self.n_heads, -1, self.d_model).transpose(1, 2)
+        else:
+            weights["attn.W_DQ"] = parameter("q_down_weight").T
+            weights["attn.W_UQ"] = parameter("q_up_weight").view(self.n_heads, -1, spec.q_rank).transpose(1, 2)
+        biases = {"b_DQ": self._parameters.get("q_down_bias"), "b_O": self._parameters["o_bias"]}
+        weights |= {f"attn.{name}": bias for name, bias in biases.items() if bias is not None}
+        if spec.bias:
+            bias = parameter("kv_down_bias")
+            weights |= {"attn.b_DKV": bias[: spec.kv_rank], "attn.b_KR": bias[spec.kv_rank :]}
+        norms: list[Any] = [self._modules.get(f"{name}_latent_norm") for name in ("q", "kv")]
+        return weights | {name: tensor for norm in norms if norm is not None for name, tensor in norm.weights().items()}
