@@ -10,7 +10,19 @@ import typer
 
 from mi_core.results import Result
 
-__all__ = ["DType", "Device", "Html", "Json", "ModelName", "Prompt", "check_folders", "deliver", "listed", "place"]
+__all__ = [
+    "DType",
+    "Device",
+    "Html",
+    "Json",
+    "ModelName",
+    "Prompt",
+    "check_folders",
+    "deliver",
+    "listed",
+    "numbers",
+    "place",
+]
 
 ModelName = Annotated[str, typer.Argument(help="An embedded model, a folder (./name) or a Hub id.", show_default=False)]
 Prompt = Annotated[str, typer.Argument(help="The prompt.", show_default=False)]
@@ -45,6 +57,18 @@ def listed(given: str) -> tuple[str, ...]:
     ('layer', 'pos')
     """
     return tuple(part.strip() for part in given.split(",") if part.strip())
+
+
+def numbers(given: str, option: str) -> list[float]:
+    """The numbers of a text with commas.
+
+    >>> numbers("0.5, 2", "--scales")
+    [0.5, 2.0]
+    """
+    try:
+        return [float(part) for part in listed(given)]
+    except ValueError:
+        raise typer.BadParameter(f"{given!r}: give numbers, such as 1,2", param_hint=option) from None
 
 
 def place(given: str | None) -> Any:
