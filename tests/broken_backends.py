@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakSet
 
+import broken_experts as mixtures
+import broken_recurrent as recurrent
 import torch
 from broken_core import forgetful_specs, inexact_runs, inexact_values, noise_by_shape
 from torch import Tensor
@@ -384,11 +386,19 @@ BROKEN: Mapping[str, tuple[Break, ...]] = {
     "check_heads_are_reached_alone": (WritesToTheWholeGroup,),
     "check_heads_read_their_own_inputs": (HandsInputsToOtherHeads,),
     "check_mlps_read_their_own_input": (ReadsTwiceWhatIsWritten,),
+    "check_sinks_leave_the_rest": (mixtures.ShowsWhereSinksTakeNothing,),
+    "check_experts_sum_to_the_output": (mixtures.ShowsExpertsInAnotherOrder, mixtures.ForgetsTheSharedExpert),
+    "check_router_logits_route": (mixtures.RoutesByWhatWasThere,),
+    "check_given_weights_call_experts": (mixtures.CallsOnlyWhomTheRouterChose,),
     "check_rows_in_a_batch_equal_rows_alone": (CountsColumns,),
     "check_padding_is_never_looked_at": (LooksBehindTheLength,),
     "check_chunks_equal_the_whole": (CountsRows,),
     "check_noise_depends_on_seed_row_and_position": (noise_by_shape,),
-    "check_memory_is_the_prefix": (ForgetsALittle, MixesUpMemories),
+    "check_memory_is_the_prefix": (ForgetsALittle, MixesUpMemories, recurrent.ForgetsHalfItsState),
+    "check_steps_equal_the_whole": (recurrent.TakesOtherSteps,),
+    "check_carried_values_are_the_prefix": (recurrent.LosesSomeOfWhatIsWritten, recurrent.CarriesWhatHasNoName),
+    "check_write_gates_close": (recurrent.LeavesTheGateAjar, recurrent.OpensTheGateTooFar),
+    "check_effective_attention_reads_the_values": (recurrent.ShowsSizesOnly, recurrent.SharesOutWhatIsCut),
     "check_last_logits_are_the_last_of_all": (KeepsTheFirstColumn,),
     "check_going_on_equals_the_full_run": (ForgetsWhatItIsAskedToContinue,),
     "check_sweeps_equal_the_loop": (
@@ -414,11 +424,12 @@ BROKEN: Mapping[str, tuple[Break, ...]] = {
 @contextlib.contextmanager
 def broken(what: Break) -> Iterator[Subject]:
     """A subject that is broken in one way."""
-    model = plain()
     if isinstance(what, type):
+        model = plain(what.config)
         wrapped = Model(what(model.backend), name=model.name, config=model.config)
-        yield Subject(wrapped, CONFIG, 0, what.__name__)
+        yield Subject(wrapped, what.config, 0, what.__name__)
         return
+    model = plain()
     with what():
         yield Subject(model, CONFIG, 0, what.__name__)
 

@@ -45,6 +45,8 @@ class Meddler:
 class Wrapped(nn.Module):
     """A backend around a correct one; as it is, it changes nothing."""
 
+    config = CONFIG
+    """Of the model that it stands around."""
     site = ""
     """The one site at which `meddle` is called."""
 
@@ -90,8 +92,8 @@ class Wrapped(nn.Module):
         return self.inner.weight(name)
 
 
-def plain() -> Model:
+def plain(config: dict[str, Any] = CONFIG) -> Model:
     """The correct model."""
-    model = build(CONFIG, trainable=False, device="cpu")
+    model = build(config, trainable=False, device="cpu")
     initialise_randomly(model, 0)
     return model

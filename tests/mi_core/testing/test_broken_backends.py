@@ -28,6 +28,9 @@ def test_every_check_has_something_broken_that_it_refuses():
 
 @pytest.mark.parametrize("check", CATALOGUE, ids=lambda check: check.name)
 def test_no_check_refuses_the_wrapping_itself(check):
-    with broken(Wrapped) as subject, effort(5):
+    own = BROKEN[check.name][0]
+    # the class that says which model is wrapped
+    what = next(base for base in own.__mro__ if "config" in vars(base)) if isinstance(own, type) else Wrapped
+    with broken(what) as subject, effort(5):
         assert check.applies(subject), CONFIG
         check.function(subject)
