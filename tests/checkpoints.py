@@ -64,9 +64,8 @@ def save(model: Any, folder: Path, *, old: bool = False) -> Path:
 
 
 NESTED = ("full_attention", "sliding_attention")
-OLD_KEYS: Mapping[str, Mapping[str, str]] = dict.fromkeys(
-    ("gpt_neox", "gpt_neox_japanese"), {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
-)
+NEOX_KEYS = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+OLD_KEYS: Mapping[str, Mapping[str, str]] = {"gpt_neox": NEOX_KEYS, "gpt_neox_japanese": NEOX_KEYS}
 """Families that spelled these in their own way."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import behind_the_last_layer, old_spelling, reference, reference_routers, reference_run, save
+from family_examples import EXAMPLES, FAMILIES, MIXTURES, attention
 from torch import Tensor
 
 import mi_core as mi
@@ -20,33 +21,12 @@ from mi_core.config import Config
 
 BOUND = 1e-5
 COLUMNS = 12
-FAMILIES = [
-    name
-    for name, distribution in plugins.names("mi_core.families").items()
-    if distribution.startswith("mi-core")
-    and not name.startswith("rwkv")  # recurrent models have their own references
-    and not Path(__file__).with_name(f"test_{name}.py").exists()
-]
-"""All of ours that have no tests of their own, which go further."""
-
-
-def examples() -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for family in FAMILIES:
-        for index, config in enumerate(plugins.plugin("mi_core.families", family).call("mi_family_examples")):
-            yield f"{family}-{index}", config
-
-
-EXAMPLES = dict(examples())
-MIXTURES = [name for name, config in EXAMPLES.items() if any("expert" in key for key in config)]
 
 
 @cache
 def pair(name: str) -> tuple[Any, mi.Model, Path]:
     """The reference with random weights, the same weights loaded, and their folder."""
-    ids = dict.fromkeys(("pad_token_id", "eos_token_id", "bos_token_id"))
-    # with linear biases the reference's eager code adds them twice, and returns those patterns
-    attention = "sdpa" if EXAMPLES[name].get("alibi") else "eager"
-    theirs = reference({**ids, **EXAMPLES[name]}, attention=attention)
+    theirs = reference(EXAMPLES[name], attention=attention(name))
     folder = save(theirs, Path(mkdtemp()))
     return theirs, mi.load(str(folder)), folder
 

@@ -1,7 +1,8 @@
 """What does the registry say about tiny-world? The page, written from the figures of one or more trainings.
 
 ``python -m mi_registry.tiny_world.page RUN [RUN ...]`` prints it: the scores of the first run, and as spread the
-largest distance of each score from the other runs'.
+largest distance of each score from the other runs'. The page of another model of the same world has tiny-world's scores
+beside its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -26,19 +29,26 @@ __all__ = ["figures", "render", "statistics"]
 
 COMMAND = "python -m mi_registry.tiny_world.train"
 
-SUMMARY = (
-    "A LLaMA of four layers, trained on a generated world of facts, names, agreement, opinions, sums and repetition."
-)
-
-SIZES = {
-    "layers": "num_hidden_layers",
-    "d_model": "hidden_size",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "d_vocab": "vocab_size",
-    "n_ctx": "max_position_embeddings",
+SKILLS = "trained on a generated world of facts, names, agreement, opinions, sums and repetition."
+SUMMARIES = {
+    "llama": f"A LLaMA of four layers, {SKILLS}",
+    "rwkv7": f"An RWKV-7 of four layers, {SKILLS}",
 }
+"""One line about each architecture that was trained; `train` trains any other, too."""
+
+SIZES = (
+    ("layers", "num_hidden_layers"),
+    ("d_model", "hidden_size"),
+    ("heads", "num_attention_heads"),
+    ("heads", "num_heads"),
+    ("kv_heads", "num_key_value_heads"),
+    ("d_vocab", "vocab_size"),
+    ("n_ctx", "max_position_embeddings"),
+)
 """What the page calls a size, and what the config does, where it has it."""
+
+COMPARED = ("top1", "logit_difference", "loss")
+"""Figures that every model has."""
 
 HELD_OUT = {
     "facts": "each fact in the one phrasing in which it was never said",
@@ -92,18 +102,47 @@ def figures(
         "parameters": sum(torch.Size(shape).numel() for shape in shapes),
         "dtype": config["dtype"],
         "weights_bytes": weights.stat().st_size,
-        **{name: config[key] for name, key in SIZES.items() if key in config},
+        **{name: config[key] for name, key in SIZES if key in config},
     }
+    steps = recipe.get("steps_done", recipe["steps"])
     training = {
-        "command": COMMAND,
+        "command": COMMAND if model["model_type"] == "llama" else f"{COMMAND} --config {config_file(model)}",
         **recipe,
-        "tokens": recipe["steps"] * recipe["rows"] * recipe["columns"],
+        "tokens": steps * recipe["rows"] * recipe["columns"],
         "minutes": round(spent.wall / 60, 1),
         "processor_minutes": round(spent.cpu / 60, 1),
         "processor": platform.machine(),
         "torch": torch.__version__,
     }
     return {"model": model, "training": training, "scores": {skill: dict(score) for skill, score in scores.items()}}
+
+
+def name_of(model: Mapping[str, Any]) -> str:
+    """What an embedded model is called: the transformer's world is tiny-world, others add their architecture.
+
+    >>> name_of({"model_type": "llama"}), name_of({"model_type": "rwkv7"})
+    ('tiny-world', 'tiny-world-rwkv7')
+    """
+    kind = model.get("model_type", "llama")
+    return "tiny-world" if kind == "llama" else f"tiny-world-{kind}"
+
+
+def folder_of(model: Mapping[str, Any]) -> str:
+    """The folder that it is embedded in."""
+    return name_of(model).replace("-", "_")
+
+
+def config_file(model: Mapping[str, Any]) -> str:
+    """Where its config is, in the repository."""
+    return f"registry/mi_registry/{folder_of(model)}/config.json"
+
+
+def beside(model: Mapping[str, Any], skill: str) -> dict[str, float]:
+    """What the transformer of the same world scores, on the page of another architecture."""
+    if name_of(model) == "tiny-world":
+        return {}
+    scores = tomllib.loads((files("mi_registry") / "tiny-world.toml").read_text(encoding="utf-8"))["scores"]
+    return {f"tiny_world_{name}": scores[skill][name] for name in scores[skill] if name in COMPARED}
 
 
 def render(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -113,17 +152,20 @@ def render(runs: Sequence[Mapping[str, Any]]) -> str:
     ['# Written by mi_registry.tiny_world.page from the figures of the training; change nothing here by hand.', '']
     """
     shipped, *others = runs
+    model = shipped["model"]
+    kind = model.get("model_type", "llama")
     lines = [
         "# Written by mi_registry.tiny_world.page from the figures of the training; change nothing here by hand.",
         "",
-        *entries({"name": "tiny-world", "embedded": "tiny_world", "summary": SUMMARY, "licence": "Apache-2.0"}),
+        *entries({"name": name_of(model), "embedded": folder_of(model)}),
+        *entries({"summary": SUMMARIES.get(kind, f"A {kind}, {SKILLS}"), "licence": "Apache-2.0"}),
         *entries({"data_licence": "Apache-2.0 (generated by this package; the facts are common knowledge)"}),
         *table("model", shipped["model"]),
         *table("data", statistics()),
         *table("training", shipped["training"]),
     ]
     for skill, score in shipped["scores"].items():
-        lines += table(f"scores.{skill}", {"held_out": HELD_OUT[skill], **score})
+        lines += table(f"scores.{skill}", {"held_out": HELD_OUT[skill], **score, **beside(model, skill)})
     if others:
         lines += ["", "# The largest distance of each score from those of other trainings by the same recipe."]
         lines += table("spread", {key: [run["training"][key] for run in others] for key in ("seed", "device")})
@@ -135,7 +177,7 @@ def render(runs: Sequence[Mapping[str, Any]]) -> str:
 def spread(skill: str, shipped: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """How far each figure of a skill lies from the other runs' at most."""
     score = shipped["scores"][skill]
-    names = [name for name in score if name in ("top1", "logit_difference", "loss", "best_head")]
+    names = [name for name in score if name in (*COMPARED, "best_head")]
     return {name: max(abs(run["scores"][skill][name] - score[name]) for run in others) for name in names}
 
 

@@ -165,6 +165,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=Recipe.threads, help="CPU threads")
     parser.add_argument("--device", default="cpu", help="where to train; the shipped model was trained on a CPU")
     parser.add_argument("--config", type=Path, help="another model's config.json, trained on the same world")
+    parser.add_argument("--finish", action="store_true", help="write the checkpoint's model as it is, and its page")
     return parser.parse_args()
 
 
@@ -178,16 +179,22 @@ def main() -> None:
     words = tokenizer.make()
     model = mi.build(config, seed=recipe.seed, trainable=True, device=asked.device)
     tokenizer.save(words, asked.out, model.shape.n_ctx)
-    spent = train(model, words, recipe, asked.out, Interrupt())
-    if spent is None:
-        print(f"Stopped. The same command goes on from the checkpoint in {asked.out}.", file=sys.stderr)
-        raise SystemExit(130)
+    made_by = {**asdict(recipe), "device": asked.device}
+    if asked.finish:
+        optimizer = optimizer_of(model, recipe)
+        made_by["steps_done"], spent = load_checkpoint(asked.out, module_of(model), optimizer, asdict(recipe))
+    else:
+        ended = train(model, words, recipe, asked.out, Interrupt())
+        if ended is None:
+            print(f"Stopped. The same command goes on from the checkpoint in {asked.out}.", file=sys.stderr)
+            raise SystemExit(130)
+        spent = ended
     mi.save_model(model, asked.out)
     found = evaluate.scores(mi.load(str(asked.out.resolve())))
     print(evaluate.report(found))
-    figures = page.figures(asked.out, {**asdict(recipe), "device": asked.device}, spent, found)
+    figures = page.figures(asked.out, made_by, spent, found)
     (asked.out / "training.json").write_text(json.dumps(figures, indent=2) + "\n")
-    (asked.out / "tiny-world.toml").write_text(page.render([figures]))
+    (asked.out / f"{page.name_of(figures['model'])}.toml").write_text(page.render([figures]))
 
 
 if __name__ == "__main__":
