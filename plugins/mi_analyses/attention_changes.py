@@ -23,6 +23,7 @@ __all__ = ["KEYS", "QUERIES", "effects_of_keys", "effects_of_queries", "patterns
 
 QUERIES = ("attn.hook_q", "attn.hook_q_normed", "attn.hook_rot_q")
 KEYS = ("attn.hook_k", "attn.hook_k_normed", "attn.hook_rot_k", "attn.hook_k_per_head")
+ROUNDING = 1e-5
 LARGEST = 80.0
 """What a score changes by is cut here: its exponential is all or nothing then."""
 
@@ -57,25 +58,40 @@ def effects_of_keys(under: mi.Run, anew: mi.Run, gradients: Gradients, point: Po
     """What each key does by way of each query that sees it.
 
     If the score of key ``j`` goes up by ``d``, its weight ``p`` becomes ``p exp(d) / r`` and all others are divided by
-    ``r = 1 + p (exp(d) - 1)``. With ``g`` the gradient at the weights, and ``m`` the mean of ``g`` under the pattern,
-    the change is ``(g_j - m) p (exp(d) - 1) / r``.
+    ``r = (1 - p) + p exp(d)``. With ``g`` the gradient at the weights, the change is
+    ``p (exp(d) - 1) / r`` times ``(1 - p) g_j`` less the sum of ``p g`` over the others.
     """
     pattern, scores = edges_of(point)
     # a run shows zeros at pads, where no score is
     pads = ~under.mask[:, None, None].to(under[scores].device)
     before = under[scores].detach().double().masked_fill(pads, -torch.inf)
-    # doubles: what is left beside a weight of almost 1 decides; sinks take their share of every weight
+    weight = before.softmax(-1).nan_to_num(nan=0.0)
+    # sinks take their share of every weight; rounding is no sink
     share = under[pattern].detach().double().sum(-1, keepdim=True)
-    weight = before.softmax(-1).nan_to_num(nan=0.0) * share
+    weight = weight * torch.where(share > 1 - ROUNDING, 1.0, share)
     rise = (anew[scores].double() - before).nan_to_num(nan=0.0).clamp(-LARGEST, LARGEST)
     gradient = gradients[pattern].double()
-    grown = weight * torch.expm1(rise)
-    effect = (gradient - (gradient * weight).sum(-1, keepdim=True)) * grown / (1 + grown)
+    rest, others = beside(weight, torch.where(share > 1 - ROUNDING, 0.0, 1 - share), gradient)
+    effect = (rest * gradient - others) * weight * torch.expm1(rise) / (rest + weight * rise.exp())
     return by_group(effect.float(), point.site.sizes.get("kv_head"))
+
+
+def beside(weight: Edges, sink: Tensor, gradient: Edges) -> tuple[Edges, Edges]:
+    """For each key, the weight of all others with the sink's, and their weights times gradients.
+
+    Beside the largest weight they are summed, not subtracted: next to a weight of almost 1 nothing else would be left.
+    """
+    top = weight.argmax(-1, keepdim=True)
+    lesser = weight.scatter(-1, top, 0.0)
+    products = weight * gradient
+    rest = (1 - weight).scatter(-1, top, lesser.sum(-1, keepdim=True) + sink)
+    others = (products.sum(-1, keepdim=True) - products).scatter(-1, top, (lesser * gradient).sum(-1, keepdim=True))
+    return rest, others
 
 
 def by_group(effect: Edges, kv_heads: int | None) -> KeyEdges:
     """Summed over the query heads that share a key, where they do."""
     if kv_heads is None or effect.shape[1] == kv_heads:
         return effect
-    return effect.unflatten(1, (kv_heads, -1)).sum(2)
+    rows, _, queries, keys = effect.shape
+    return effect.reshape(rows, kv_heads, -1, queries, keys).sum(2)

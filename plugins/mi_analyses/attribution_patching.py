@@ -157,8 +157,10 @@ def attribution_patching(
     found = Screening()
     if screen or sample:
         patches = Patches(compared, given, f"blocks.*.{site}", gap)
-        drawn = screen if sample is None else sample
-        found = screened(patches, mean, screen, drawn, seed, unsigned=grad_drop, batch=batch, progress=progress)
+        counts = (screen, screen if sample is None else sample)
+        found = screened(
+            patches, mean, estimator.layers, *counts, seed, unsigned=grad_drop, batch=batch, progress=progress
+        )
     return AttributionPatching(
         provenance=ResultProvenance.of(model, under, base.spec, base.inputs),
         effect=mean,

@@ -6,6 +6,7 @@ the largest estimates bounds what was overlooked).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,7 @@ class Screening:
 def screened(
     patches: Patches,
     estimate: Labelled,
+    layers: Sequence[int],
     largest: int,
     drawn: int,
     seed: int,
@@ -77,9 +79,8 @@ def screened(
     why[sample] |= DRAWN
     places = why.nonzero()[:, 0]
     coords = [torch.unravel_index(place, estimate.values.shape) for place in places]
-    layers = estimate.coords["layer"]
     cells = [{dim: int(at) for dim, at in zip(estimate.dims, place, strict=True)} for place in coords]
-    cells = [{**cell, "layer": int(layers[cell["layer"]])} for cell in cells]
+    cells = [{**cell, "layer": layers[cell["layer"]]} for cell in cells]
     effects = torch.full((len(flat), len(patches.gap)), torch.nan)
     effects[places] = patches.effects(cells, batch, progress)
     shape = estimate.values.shape
@@ -101,7 +102,7 @@ def rank_correlation(one: Float[Tensor, "n"], other: Float[Tensor, "n"]) -> floa
     >>> rank_correlation(torch.tensor([1.0, 2.0, 30.0]), torch.tensor([0.1, 0.2, 0.3]))
     1.0
     """
-    if len(one) < 3 or len(one.unique()) == 1 or len(other.unique()) == 1:
+    if len(one) < 3 or bool((one == one[0]).all()) or bool((other == other[0]).all()):
         return None
     return round(float(torch.corrcoef(torch.stack([shared_ranks(one), shared_ranks(other)]))[0, 1]), 6)
 
