@@ -107,10 +107,9 @@ def compiled(sharpness: float = 4.0) -> mi.Model:
         induction(model, sharpness)
         model.weights["unembed.W_U"][ANSWER] = torch.eye(TOKENS)
         # ones on the stream: token, place; behind the first layer the note; behind the second the answer
-        for norm, ones in (("ln1", [1.0, 1.0]), ("ln2", [1.0, 1.0, 1.0])):
-            undo(model, f"blocks.0.{norm}", ones)
-        for norm, ones in (("ln1", [1.0] * 3), ("ln2", [1.0] * 3)):
-            undo(model, f"blocks.1.{norm}", ones)
+        for norm, notes in (("blocks.0.ln1", []), ("blocks.0.ln2", [1.0]), ("blocks.1.ln1", [1.0])):
+            undo(model, norm, [1.0, 1.0, *notes])
+        undo(model, "blocks.1.ln2", [1.0, 1.0, 1.0, LOUD])
         undo(model, "ln_final", [1.0, 1.0, 1.0, LOUD])
     return model
 
