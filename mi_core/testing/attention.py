@@ -96,7 +96,8 @@ def check_knockouts_cut_exactly(subject: Subject) -> None:
         prompt, layer, where = case
         scores, pattern = f"blocks.{layer}.{SCORES}", f"blocks.{layer}.{PATTERN}"
         cut = intervene(scores, Knockout().at(**where))
-        looking = cut + capture([scores, pattern])
+        sink = [f"blocks.{layer}.{SINK}"] if layer in layers_with(subject, SINK) else []
+        looking = cut + capture([scores, pattern, *sink])
         base, run, fused = subject.run(prompt, capture(scores)), subject.run(prompt, looking), subject.run(prompt, cut)
         call = prompt.call(looking)
         what = "the logits differ when somebody looks at the cut pattern"
@@ -109,9 +110,10 @@ def check_knockouts_cut_exactly(subject: Subject) -> None:
             soft = torch.softmax(wanted.masked_fill(closed, -torch.inf), -1).nan_to_num(0.0)
             seen = seen_alone(prompt, run, pattern, row)
             expect_zero(seen * closed, f"{pattern} of row {row} is not zero at the cut edges", call=call)
-            if not subject.offers(SINK):
-                what = f"{pattern} of row {row} is not the softmax over the edges that are left"
-                expect_equal(seen.float(), soft, what, call=call, tolerance=max(subject.tolerance, 1e-6))
+            for name in sink:
+                soft = soft * (1 - run[name][row][:, prompt.columns[row]])[..., None]
+            what = f"{pattern} of row {row} is not the softmax over the edges that are left"
+            expect_equal(seen.float(), soft, what, call=call, tolerance=max(subject.tolerance, 1e-6))
 
     for_examples(holds, case=cut_edges(subject))
 
@@ -132,8 +134,7 @@ def check_blocked_queries_give_zeros(subject: Subject) -> None:
         spec = intervene(head + SCORES, Knockout(query=query)) + capture(read)
         run, call = subject.run(prompt, spec, grad=True), prompt.call(spec, grad=True)
         z = run.at(head + "attn.hook_z", pos=query).detach()
-        if not subject.offers(SINK):
-            expect_zero(z, f"{head}attn.hook_z of the blocked query {query}", call=call)
+        expect_zero(z, f"{head}attn.hook_z of the blocked query {query}", call=call)
         if looking:
             pattern = run.at(head + PATTERN, query_pos=query).detach()
             expect_zero(pattern, f"{head}{PATTERN} of the blocked query {query}", call=call)

@@ -34,7 +34,7 @@ class TailRotary(Rotary):
         self, x: Float[Tensor, "batch pos head d_head"], table: tuple[Tensor, Tensor]
     ) -> Float[Tensor, "batch pos head d_head"]:
         """The first dimensions as they are, the others turned."""
-        still, turning = torch.split(x, (x.shape[-1] - self.n_dims, self.n_dims), -1)
+        still, turning = torch.split(x, [x.shape[-1] - self.n_dims, self.n_dims], -1)
         return torch.cat((still, super().rotate(turning, table)), -1)
 
 
@@ -100,11 +100,11 @@ class LatentAttentionModule(AttentionModule):
         rows, columns, _ = x.shape
         q = self.queries(asking, tap).view(rows, -1, self.n_heads, self.d_head)
         down = linear(x, self.get_parameter("kv_down_weight"), own["kv_down_bias"])
-        latent, shared = torch.split(down, (spec.kv_rank, spec.d_shared), -1)
+        latent, shared = torch.split(down, [spec.kv_rank, spec.d_shared], -1)
         norm: Any = self._modules["kv_latent_norm"]
         latent = tap("attn.hook_kv_latent", norm.plain(latent))
         up = linear(latent, self.get_parameter("kv_up_weight")).view(rows, columns, self.n_heads, -1)
-        k, v = torch.split(up, (self.d_own, spec.d_value), -1)
+        k, v = torch.split(up, [self.d_own, spec.d_value], -1)
         return q, torch.cat((k, shared[:, :, None].expand(-1, -1, self.n_heads, -1)), -1), v
 
     def queries(
