@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import mi_core as mi
+from mi_core import plugins
 from mi_core.building import initialise_randomly
 from mi_core.files import Files
 from mi_core.json_tokenizer import JsonTokenizer
@@ -37,6 +38,14 @@ def small(seed: int = 0, dtype: str = "float32", trainable: bool = False, **chan
     """A model without a tokenizer; no weight is zero or one."""
     model = mi.build({**CONFIG, **changes}, trainable=trainable, dtype=dtype, device="cpu")
     initialise_randomly(model, seed)
+    return model
+
+
+@cache
+def family_example(family: str) -> mi.Model:
+    """The first of a family's examples, with random weights."""
+    model = mi.build(plugins.plugin("mi_core.families", family).call("mi_family_examples")[0], trainable=False)
+    initialise_randomly(model, 1)
     return model
 
 
