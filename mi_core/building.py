@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
-from mi_core.blueprint import Blueprint, only
+from mi_core.assembling import assembled
+from mi_core.blueprint import Blueprint
 from mi_core.config import Config
 from mi_core.errors import BadConfig, NotSerialisable
 from mi_core.families import blueprint_of, empty_backend, family_of
@@ -139,8 +140,8 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
     """Write a model in its family's own checkpoint layout: what `mi.load` and the reference library read.
 
     Raises:
-        NotSerialisable: the family takes a parameter from parts of checkpoint tensors, which cannot be put together; or
-            something was built around the family's backend.
+        NotSerialisable: the family computes a parameter from checkpoint tensors, which cannot be undone; or something
+            was built around the family's backend.
     """
     from safetensors.torch import save_file
 
@@ -153,16 +154,7 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
             f"{model.name} is built around the backend of {family.name}: save the model that is inside it.",
             family=family.name,
         )
-    tensors: dict[str, Tensor] = {}
-    for name, weight in blueprint.weights.items():
-        if weight.view is not only or len(weight.names) != 1 or weight.names[0] in tensors:
-            raise NotSerialisable(
-                f"{family.name}: {name} comes from {', '.join(weight.names)} through a view, which cannot be undone; "
-                "only families whose weights are plain renames can be saved.",
-                name=name,
-                family=family.name,
-            )
-        tensors[weight.names[0]] = places[name].detach().cpu().contiguous()
+    tensors = assembled(blueprint.weights, places, family.name)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     written = {key: value for key, value in config.plain().items() if key not in ("dtype", "torch_dtype")}

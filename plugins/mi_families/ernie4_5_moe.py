@@ -27,7 +27,7 @@ DROPPED = {**COMPUTED, "model.mtp_*": "predicts further tokens, for training"}
 
 def flat(tensor: Tensor) -> Tensor:
     """A bias that is stored as one row."""
-    return tensor.flatten()
+    return tensor[0]
 
 
 NAMES = {

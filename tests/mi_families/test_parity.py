@@ -13,6 +13,7 @@ import pytest
 import torch
 from checkpoints import behind_the_last_layer, old_spelling, reference, reference_routers, reference_run, save
 from family_examples import EXAMPLES, FAMILIES, MIXTURES, attention
+from safetensors.torch import load_file
 from torch import Tensor
 
 import mi_core as mi
@@ -129,6 +130,17 @@ def test_every_spelling_of_a_config_means_the_same(name: str) -> None:
     assert spec_of(EXAMPLES[name]) == model.backend.spec
     if "rope_parameters" in saved:
         assert spec_of(old_spelling(saved)) == model.backend.spec
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_saved_tensors_are_those_that_the_reference_wrote(name: str, tmp_path: Path) -> None:
+    _, model, folder = pair(name)
+    mi.save_model(model, tmp_path)
+    ours, theirs = load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors")
+    images = ("vision_tower.", "multi_modal_projector.")
+    wanted = {name: tensor for name, tensor in theirs.items() if not name.startswith(images)}
+    assert ours.keys() == wanted.keys()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in wanted.items())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
