@@ -55,7 +55,7 @@ def metric_line(plan: SweepPlan) -> str:
     """What is measured, and on which logits."""
     where = "each row's last token" if plan.metric.pos == -1 else "every position"
     reads = f", and {', '.join(plan.metric.reads)}" if plan.metric.reads else ""
-    last = "; the last layer computes that column alone where nobody looks at more" if plan.metric.pos == -1 else ""
+    last = ", all that the last layer computes" if plan.metric.pos == -1 else ""
     return f"{plan.metric.name}, from the logits of {where}{reads}{last}"
 
 
