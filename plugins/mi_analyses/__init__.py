@@ -9,11 +9,15 @@ from mi_analyses.attention_knockout import AttentionKnockout, attention_knockout
 from mi_analyses.attention_patterns import AttentionPatterns, attention_patterns
 from mi_analyses.attention_steering import AttentionSteering, attention_steering
 from mi_analyses.attribution_patching import AttributionPatching, attribution_patching
+from mi_analyses.circuit_curve import CircuitCurve, circuit_curve
+from mi_analyses.circuit_faithfulness import CircuitFaithfulness, circuit_faithfulness
 from mi_analyses.direct_logit_attribution import DirectLogitAttribution, direct_logit_attribution
+from mi_analyses.edge_attribution import EdgeAttribution, edge_attribution
 from mi_analyses.head_scores import HeadScores, head_scores
 from mi_analyses.logit_lens import LogitLens, logit_lens
 from mi_analyses.path_patching import PathPatching, path_patching
 from mi_analyses.pattern_views import PATTERN_VIEWS
+from mi_analyses.recurrent_state import RecurrentState, recurrent_state
 from mi_analyses.steering_vectors import SteeringVector, steering_vectors
 
 __all__ = [
@@ -24,10 +28,14 @@ __all__ = [
     "AttentionPatterns",
     "AttentionSteering",
     "AttributionPatching",
+    "CircuitCurve",
+    "CircuitFaithfulness",
     "DirectLogitAttribution",
+    "EdgeAttribution",
     "HeadScores",
     "LogitLens",
     "PathPatching",
+    "RecurrentState",
     "SteeringVector",
     "activation_patching",
     "activation_steering",
@@ -35,9 +43,13 @@ __all__ = [
     "attention_patterns",
     "attention_steering",
     "attribution_patching",
+    "circuit_curve",
+    "circuit_faithfulness",
     "direct_logit_attribution",
+    "edge_attribution",
     "head_scores",
     "logit_lens",
     "path_patching",
+    "recurrent_state",
     "steering_vectors",
 ]

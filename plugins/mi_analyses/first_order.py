@@ -59,15 +59,18 @@ class Comparison:
         """The metric of each row."""
         return Labelled(self.metric.of(run), ("batch",), {}, self.metric.name, self.metric.unit)
 
-    def runs(self, under: mi.Run, given: mi.Run, reads: Sequence[str], steps: int) -> Iterator[mi.Run]:
+    def runs(
+        self, under: mi.Run, given: mi.Run, reads: Sequence[str], steps: int, point: str = "hook_embed"
+    ) -> Iterator[mi.Run]:
         """The runs at which gradients are taken: the base run, or ``steps`` on the way to the source run.
 
-        The way is straight between the two embeddings and cut into equal steps; each run is at the middle of one.
+        The way is straight between the two values of ``point`` and cut into equal steps; each run is at the middle of
+        one.
         """
         if not steps:
             yield under
         for step in range(steps):
-            edit = mi.intervene("hook_embed", mi.Interpolate(given, (step + 0.5) / steps))
+            edit = mi.intervene(point, mi.Interpolate(given, (step + 0.5) / steps))
             yield self.run(self.base, reads, grad=True, edit=edit)
 
 

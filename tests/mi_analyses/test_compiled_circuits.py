@@ -8,7 +8,9 @@ from mi_analyses import (
     attention_knockout,
     attribution_patching,
     direct_logit_attribution,
+    edge_attribution,
     head_scores,
+    path_patching,
 )
 
 HEADS = [(layer, head) for layer in range(2) for head in range(3)]
@@ -79,6 +81,42 @@ def test_knockout_finds_the_edges_of_attention_that_matter():
     lost = result.probability.values[..., 0] < -0.1
     assert {tuple(map(int, place)) for place in lost.nonzero()} == {(0, 3, 2), (1, 5, 3)}
     assert float(result.probability.values[..., 0][~lost].abs().max()) < 5e-3
+
+
+@pytest.mark.parametrize("options", [{}, {"steps": 4}, {"steps": 4, "along": "activations"}])
+@pytest.mark.parametrize("noising", [False, True])
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_edge_attribution_finds_exactly_the_edges_of_the_circuit(name, noising, options):
+    case = CASES[name]
+    metric = mi.logit_diff(case.answer, case.wrong)
+    result = edge_attribution(compiled(), case.clean, case.corrupt, metric, noising=noising, **options)
+    found = result.largest(len(case.edges))
+    assert set(found.coords["edge"]) == case.edges
+    sizes = result.largest(len(case.edges) + 1).values.abs()
+    assert float(sizes[-1]) < 0.02 * float(sizes[0])
+    assert float(sizes[-2]) > 0.1 * float(sizes[0])
+    assert set(result.circuit(len(case.edges), select="greedy")) == case.edges
+    # straight to the logits: nothing is curved on the way
+    low, high = (result.clean, result.corrupt) if noising else (result.corrupt, result.clean)
+    last = result.score.sel(sender="L1H2", receiver="logits").item()
+    assert last == pytest.approx((high - low).item(), rel=1e-2)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_path_patching_finds_exactly_the_edges_of_the_circuit(name):
+    case = CASES[name]
+    metric = mi.logit_diff(case.answer, case.wrong)
+    receivers = ["L0H1.v", "L1H2.q", "L1H2.k", "L1H2.v", "mlp 0", "mlp 1", "logits"]
+    prompts = (compiled(), case.clean, case.corrupt, metric, receivers)
+    effect = path_patching(*prompts, each_receiver=True).effect
+    values = effect.values.nan_to_num(nan=0.0)
+    found = {
+        f"{effect.coords['sender'][row]} -> {effect.coords['receiver'][column]}"
+        for row, column in (values.abs() > 0.02).nonzero().tolist()
+    }
+    assert effect.dims == ("sender", "receiver")
+    assert found == case.edges
+    assert float(values[values.abs() > 0.02].min()) > 0.98
 
 
 def test_only_the_induction_head_writes_to_the_logits():
