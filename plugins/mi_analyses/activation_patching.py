@@ -28,6 +28,8 @@ from mi_core.results import Result, ResultProvenance
 __all__ = ["ActivationPatching", "activation_patching"]
 
 NEEDS = ("hook_resid_pre",)
+CARRIED = "carried"
+"""Instead of a site: a recurrent layer's state and shifts together."""
 POSITIONS = ("pos", "query_pos", "key_pos")
 
 
@@ -101,7 +103,8 @@ def activation_patching(
         clean: a prompt, or several.
         corrupt: as many; or a `HookSpec` that corrupts the clean ones, such as noise at ``hook_embed``.
         metric: what is measured, such as ``mi.logit_diff(" Paris", " Rome")``; answers for all pairs, or for each.
-        site: where, without the layer: ``"hook_resid_pre"``, ``"hook_attn_out"``, ``"attn.hook_z"``, ...
+        site: where, without the layer: ``"hook_resid_pre"``, ``"hook_attn_out"``, ``"attn.hook_z"``, ...; or
+            ``"carried"``: all that a recurrent layer hands on to the next position, as in `mi.carried`.
         each: the axes, by name or with their values, as in `mi.patch_grid`; by default layers, and heads where the site
             has them, else positions.
         window: how many layers are patched together.
@@ -117,12 +120,13 @@ def activation_patching(
         SelectorError: the prompts of a pair are cut into different numbers of tokens, and no spans are named.
         ValueMismatch: the metric does not tell clean from corrupt in some pair.
     """
-    require(model, (site,), "activation_patching")
+    sites = [name.removeprefix("blocks.*.") for name in mi.carried()] if site == CARRIED else [site]
+    require(model, sites, "activation_patching")
     if not 0 < level < 1:
         raise SelectorError(
             f"level={level!r}: the level of an interval lies between 0 and 1, such as 0.95", level=level
         )
-    points = f"blocks.*.{site}"
+    points = [f"blocks.*.{name}" for name in sites]
     axes = default_axes(model, points) if each is None else each
     base, source = two_sides(clean, corrupt, noising)
     mask = {"attention_mask": attention_mask}
@@ -153,9 +157,9 @@ def activation_patching(
     )
 
 
-def default_axes(model: mi.Model, points: str) -> tuple[str, str]:
-    """Layers, and heads where the site has them, else positions."""
-    dims = model.hook_points([points])[0].site.dims
+def default_axes(model: mi.Model, points: list[str]) -> tuple[str, str]:
+    """Layers, and heads where the one site has them, else positions."""
+    dims = model.hook_points(points)[0].site.dims if len(points) == 1 else ()
     return "layer", next((dim for dim in ("head", "kv_head") if dim in dims), "pos")
 
 

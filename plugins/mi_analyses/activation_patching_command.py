@@ -20,7 +20,7 @@ def patch(
         str | None, typer.Option(help="What the corrupt one says next; without it the answer's logit is measured.")
     ] = None,
     site: Annotated[
-        str, typer.Option(help="Where: hook_resid_pre, hook_attn_out, attn.hook_z, ...")
+        str, typer.Option(help="Where: hook_resid_pre, hook_attn_out, attn.hook_z, ..., or carried (recurrent).")
     ] = "hook_resid_pre",
     each: Annotated[
         str | None, typer.Option(help="The axes, such as layer,pos; by default heads where the site has them.")
