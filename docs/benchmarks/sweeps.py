@@ -6,6 +6,8 @@ transformers (SDPA, no cache, last logits only), each with one hook that writes 
 - ``residual grid``: layer x position patching of ``hook_resid_pre``, against the loop.
 - ``operations``: floating-point operations of the grid against the loop's, by torch's counter.
 - ``head grid``: layer x head ablation of ``hook_z``, against the loop.
+- ``residual grid ... against``: the same grid in TransformerLens or nnsight, with ``--beside PYTHON``: interpreters of
+  environments that have them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +64,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--beside", nargs="*", default=[], metavar="PYTHON")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(2)
@@ -82,6 +86,10 @@ def main() -> None:
 
         name = f"residual grid {ours.shape.n_layers} x {tokens}"
         rows.append(compared(name, swept, looped, chosen.rounds, device))
+        for python in chosen.beside:
+            asked = {"config": {**BASE, **SHAPES[chosen.shape]}, "threads": 2}
+            asked |= {"tokens": ids.tolist(), "source": source.tolist()}
+            rows.append(beside(name, swept, python, asked, chosen.rounds))
         rows.append(operations(name, swept, theirs, ids.to(device), ours.shape.n_layers * tokens))
 
         def heads(ids: Tensor = ids) -> Tensor:
@@ -192,6 +200,25 @@ def compared(
         flush=True,
     )
     return {"name": name, "times_faster": middle, "range": [min(ratios), max(ratios)], "seconds": seconds}
+
+
+def beside(name: str, swept: Callable[[], Tensor], python: str, asked: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """The grid of another library, run by its own interpreter in turn with ours."""
+    script = str(Path(__file__).with_name("elsewhere.py"))
+    with subprocess.Popen([python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        print(json.dumps(asked), file=other.stdin, flush=True)
+        library = json.loads(other.stdout.readline())
+        ratios = []
+        for _ in range(rounds):
+            print("again", file=other.stdin, flush=True)
+            theirs = json.loads(other.stdout.readline())
+            ratios.append(theirs / timed(swept, torch.device("cpu"))[0])
+        other.stdin.close()
+    middle = statistics.median(ratios)
+    print(f"{name + ', ' + library:48} {middle:6.2f} times faster ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+    return {"name": f"{name} against {library}", "times_faster": middle, "range": [min(ratios), max(ratios)]}
 
 
 def operations(name: str, swept: Callable[[], Tensor], theirs: Any, ids: Tensor, cells: int) -> dict[str, Any]:
