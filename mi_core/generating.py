@@ -13,6 +13,7 @@ from torch import Tensor
 from mi_core.errors import ContextOverflow, InputError
 from mi_core.generation import Generation, GenerationInterrupted
 from mi_core.layout import Layout
+from mi_core.memory import ModelMemory
 from mi_core.prompts import Prompts
 from mi_core.receipt import Receipt
 from mi_core.rows import RowText, located, reader_of
@@ -40,14 +41,15 @@ def generate(
     stop_at_eos: bool,
     cache: bool,
     stream: bool | Listener | None,
+    memory: ModelMemory | None = None,
 ) -> Generation:
     """See :meth:`Model.generate`."""
     began = time.perf_counter()
-    layout = Layout.of(prompts)
+    layout = Layout.of(prompts, None if memory is None else memory.length)
     check_room(model, layout, max_new_tokens)
     steps = Steps(spec, model.points, layout, layout.length + max_new_tokens, prompts.rows)
     reader = reader_of(lambda: model.tokenizer) if stop else model.tokenizer
-    writer = Writer(model, layout, steps, cache)
+    writer = Writer(model, layout, steps, cache, memory)
     talk = Talk(reader, prompts, (stop,) if isinstance(stop, str) else tuple(stop), stream)
     ends = end_tokens(model, reader) if stop_at_eos else frozenset()
     state = State(model, prompts, layout, sampling, writer, talk, ends, max_new_tokens)
@@ -130,7 +132,8 @@ class State:
 
     def _choose(self, rows: list[int], logits: Float[Tensor, "rows d_vocab"]) -> None:
         ids = self.writer.ids
-        positions, context = [len(ids[row]) for row in rows], [ids[row] for row in rows]
+        begun, context = self.layout.start.tolist(), [ids[row] for row in rows]
+        positions = [begun[row] + len(ids[row]) for row in rows]
         tokens = self.sampling.choose(logits, rows, positions, context)
         self.scores.append((rows, logits))
         for row, token in zip(rows, tokens, strict=True):
@@ -177,7 +180,7 @@ class State:
             ids,
             length,
             torch.where(real, positions, 0),
-            torch.zeros_like(length),
+            self.layout.start,
             None if bool(real.all()) else real,
             prompt=self.layout.length,
         )

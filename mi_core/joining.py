@@ -14,7 +14,7 @@ from mi_core.selection import Choice, Selection
 from mi_core.vocabulary import CLOSED
 from mi_core.windows import Window, spread
 
-__all__ = ["Piece", "pieces_joined"]
+__all__ = ["Piece", "never_computed", "pieces_joined"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,11 @@ def pieces_joined(
     return whole.squeezed(value)
 
 
+def never_computed(whole: Selection, layout: Layout, value: Tensor, *, masked: bool) -> Tensor:
+    """What stands for entries that no call had (a key that came after its query): zeros, or -inf where it is closed."""
+    return whole.squeezed(later_closed(value, whole, layout) if masked else value)
+
+
 def columns_joined(pieces: Sequence[Piece], whole: Selection, layout: Layout) -> Tensor:
     """The pieces along the position dim, each row in the order of its selection."""
     axis = next(axis for axis, dim in enumerate(whole.dims) if dim in ("pos", "query_pos"))
@@ -68,7 +73,7 @@ def columns_joined(pieces: Sequence[Piece], whole: Selection, layout: Layout) ->
             value = value.new_zeros(len(rows), *value.shape[1:]).index_copy(0, to.to(value.device), value)
         parts.append(value)
         begin += index.shape[1]
-    wanted, there = columns_of(whole.choices.get(dim), layout)
+    wanted, there = columns_of(whole.choices.get(dim), layout, dim)
     if batch is not None:
         wanted, there = wanted[batch.index], there[batch.index]
     found = where.gather(1, wanted)
@@ -79,20 +84,22 @@ def later_closed(value: Tensor, whole: Selection, layout: Layout) -> Tensor:
     """-inf at the keys that a query had not yet when it was computed, as in a run of the finished rows."""
     batch = whole.choices.get("batch")
     axes = [whole.dims.index(dim) for dim in ("query_pos", "key_pos")]
-    (query, asks), (key, there) = (columns_of(whole.choices.get(dim), layout) for dim in ("query_pos", "key_pos"))
-    later = (key[:, None] > query[:, :, None]) & there[:, None] & asks[:, :, None]
+    (query, asks), (key, there) = (columns_of(whole.choices.get(dim), layout, dim) for dim in ("query_pos", "key_pos"))
+    # keys are counted from the first that a memory covers
+    later = (key[:, None] > (layout.start[:, None] + query)[:, :, None]) & there[:, None] & asks[:, :, None]
     later = later if batch is None else later[batch.index]
     shape = [len(later), *[1] * (value.ndim - 3), *later.shape[1:]]
     seen = value.movedim(axes, (-2, -1))
     return seen.masked_fill(later.reshape(shape).to(value.device), CLOSED).movedim((-2, -1), axes)
 
 
-def columns_of(choice: Choice | None, layout: Layout) -> tuple[Int[Tensor, "rows n"], Bool[Tensor, "rows n"]]:
-    """The selected columns of every finished row."""
+def columns_of(choice: Choice | None, layout: Layout, dim: str) -> tuple[Int[Tensor, "rows n"], Bool[Tensor, "rows n"]]:
+    """The selected entries of every finished row along a position dim."""
     if choice is not None:
         return spread(choice, len(layout.ids))
-    index = torch.arange(layout.width).expand(len(layout.ids), -1)
-    return index, index < layout.length[:, None]
+    counts = layout.counts(dim)
+    index = torch.arange(int(counts.max())).expand(len(counts), -1)
+    return index, index < counts[:, None]
 
 
 def picked(value: Tensor, index: Int[Tensor, "rows n"], present: Bool[Tensor, "rows n"]) -> Tensor:
@@ -105,7 +112,11 @@ def picked(value: Tensor, index: Int[Tensor, "rows n"], present: Bool[Tensor, "r
 
 def key_width(asked: Selection, layout: Layout) -> int:
     """How many keys a piece has at most."""
-    return asked.choices["key_pos"].index.shape[-1] if "key_pos" in asked.choices else layout.width
+    return (
+        asked.choices["key_pos"].index.shape[-1]
+        if "key_pos" in asked.choices
+        else int((layout.start + layout.length).max())
+    )
 
 
 def widened(value: Tensor, axis: int, width: int) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from mi_core.errors import MemoryMismatch
 from mi_core.protocols import Backend, Memory
+
+if TYPE_CHECKING:
+    from mi_core.model import Model
 
 __all__ = ["ModelMemory"]
 
@@ -53,6 +57,24 @@ class ModelMemory:
         """Its tensors by name, ``"0.keys"``, ..."""
         return {f"{i}.{name}": t for i, layer in enumerate(self.layers) for name, t in layer.tensors().items()}
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write it as one safetensors file; ``memory=path`` goes on from it, with the same model."""
+        from mi_core.memory_files import save_memory
+
+        save_memory(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], model: Model) -> ModelMemory:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            LoadError: no such file, or no memory in it.
+            MemoryMismatch: it belongs to another model; the message says to which, and to which not.
+        """
+        from mi_core.memory_files import load_memory
+
+        return load_memory(path, model)
+
     @property
     def bytes(self) -> int:
         """How much memory its tensors take."""
@@ -75,6 +97,20 @@ class ModelMemory:
 
     def __repr__(self) -> str:
         return f"ModelMemory(model={self.model!r}, length={self.length.tolist()}, {self.bytes / 1e6:.1f} MB)"
+
+
+def remembered(memory: ModelMemory | str | PathLike[str] | None, model: Model, rows: int) -> ModelMemory | None:
+    """What a call goes on from: a memory, the file of one, or nothing; checked.
+
+    Raises:
+        MemoryMismatch: it belongs to another model or to another number of rows.
+        LoadError: no such file, or no memory in it.
+    """
+    if isinstance(memory, str | PathLike):
+        memory = ModelMemory.load(memory, model)
+    if memory is not None:
+        memory.check(model.backend, model.name, rows)
+    return memory
 
 
 def after_position(length: Int[Tensor, "batch"], start: Int[Tensor, "batch"], pos: int) -> Int[Tensor, "batch"]:

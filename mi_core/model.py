@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mi_core.errors import InputError, SpecError
 from mi_core.grids import Grid
 from mi_core.labelled import Label
-from mi_core.memory import ModelMemory
+from mi_core.memory import ModelMemory, remembered
 from mi_core.metrics import Metric
 from mi_core.names import Point, Points
 from mi_core.plans import Logits, Plan, planned
@@ -29,6 +29,7 @@ from mi_core.weights import Weights
 
 if TYPE_CHECKING:  # text and sweeps are for those who want them
     from mi_core.generation import Generation
+    from mi_core.streaming import Streamed
     from mi_core.sweep_plans import SweepPlan
     from mi_core.sweeping import Sweep
     from mi_core.tokenizer import Tokenizer
@@ -127,7 +128,7 @@ class Model:
         grad: bool = False,
         resumable: bool = False,
         batch_tokens: int | None = None,
-        memory: ModelMemory | None = None,
+        memory: ModelMemory | str | PathLike[str] | None = None,
         attention_mask: Any = None,
         position_ids: Any = None,
     ) -> Run:
@@ -142,7 +143,8 @@ class Model:
             grad: keep the graph, from the first captured point on.
             resumable: keep each layer's memory, for ``run.memory(pos)``.
             batch_tokens: run the rows in length-bucketed chunks of at most so many tokens; changes nothing but memory.
-            memory: continue from what was remembered of a prefix; positions in selectors then count from here.
+            memory: continue from what was remembered of a prefix, or from its file (``memory.save``); positions in
+                selectors then count from here.
             attention_mask: which columns are real, any pattern; never guessed.
             position_ids: positions for rotary or learned embeddings, in the layout of the input.
 
@@ -174,7 +176,7 @@ class Model:
         grad: bool = False,
         resumable: bool = False,
         batch_tokens: int | None = None,
-        memory: ModelMemory | None = None,
+        memory: ModelMemory | str | PathLike[str] | None = None,
         attention_mask: Any = None,
         position_ids: Any = None,
     ) -> Plan:
@@ -267,6 +269,7 @@ class Model:
         stop_at_eos: bool = True,
         cache: bool = True,
         stream: bool | Callable[[int, str, int], object] | None = None,
+        memory: ModelMemory | str | PathLike[str] | None = None,
         attention_mask: Any = None,
         position_ids: Any = None,
     ) -> Generation:
@@ -290,6 +293,7 @@ class Model:
             cache: remember keys, values and states, and run each token once; without it every step runs the whole
                 context anew.
             stream: a function of row, text and token id, called for each new token; True prints.
+            memory: as in :meth:`run`: the prompt goes on from there.
             attention_mask: as in :meth:`run`.
             position_ids: as in :meth:`run`; new tokens count on from the last.
 
@@ -314,6 +318,45 @@ class Model:
             stop_at_eos=stop_at_eos,
             cache=cache,
             stream=stream,
+            memory=remembered(memory, self, len(prompts.ids)),
+        )
+
+    def stream(
+        self,
+        inputs: Any,
+        spec: HookSpec | None = None,
+        *,
+        chunk: int = 1024,
+        losses: bool = True,
+        memory: ModelMemory | str | PathLike[str] | None = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+    ) -> Streamed:
+        """Run long inputs piece by piece, each piece going on from what the one before has left.
+
+        Of the way only the losses and what the spec captures are kept, so that a recurrent model needs no more memory
+        for a million tokens than for one piece; a layer that attends keeps every key and value, and the receipt says
+        how much that was. Positions count on the whole input, and values that are written must be the same at each.
+
+        Args:
+            inputs: as in :meth:`run`.
+            spec: captures, interventions and inserts.
+            chunk: tokens of each row in one piece.
+            losses: keep the loss of each token, for ``token_losses`` and ``loss``; needs every logit of a piece.
+            memory: as in :meth:`run`.
+            attention_mask: as in :meth:`run`.
+            position_ids: as in :meth:`run`.
+
+        Raises:
+            SpecError: the spec asks for what this model or input does not have; nothing was run.
+            InputError: as in :meth:`run`.
+        """
+        from mi_core.streaming import stream
+
+        spec = self._spec(spec)
+        prompts = self._read(inputs, attention_mask, position_ids)
+        return stream(
+            self, prompts, spec, chunk=chunk, losses=losses, memory=remembered(memory, self, len(prompts.ids))
         )
 
     def _spec(self, spec: HookSpec | None) -> HookSpec:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from mi_core.calling import Called, call, call_in_chunks, row_chunks
 from mi_core.captured import captured_as
 from mi_core.errors import InputError
 from mi_core.layout import Layout
-from mi_core.memory import ModelMemory
+from mi_core.memory import ModelMemory, remembered
 from mi_core.prompts import Prompts
 from mi_core.protocols import Backend
 from mi_core.receipt import Receipt
@@ -205,14 +206,13 @@ def planned(
     grad: bool = False,
     resumable: bool = False,
     batch_tokens: int | None = None,
-    memory: ModelMemory | None = None,
+    memory: ModelMemory | str | PathLike[str] | None = None,
 ) -> Plan:
     """Decide; raises what :meth:`Model.run` raises before it runs."""
     if logits not in ("all", "last", None):
         raise InputError(f'logits={logits!r}: ask for "all", "last" or None.', logits=logits)
-    if memory is not None:
-        memory.check(model.backend, model.name, len(prompts.ids))
-    layout = Layout.of(prompts, None if memory is None else memory.length)
+    before = remembered(memory, model, len(prompts.ids))
+    layout = Layout.of(prompts, None if before is None else before.length)
     layout.check_context(model.shape, model.name)
     binding = bind(spec, model.points, layout, prompts.rows)
     if batch_tokens is not None:
@@ -221,4 +221,4 @@ def planned(
         if grad or resumable or binding.needs_all_rows:
             what = "grad=True" if grad else "resumable=True" if resumable else "a mean over the rows of this run"
             raise InputError(f"batch_tokens runs the rows apart, but {what} needs them together. Leave one out.")
-    return Plan(model, prompts, binding, logits, grad, resumable, memory, batch_tokens)
+    return Plan(model, prompts, binding, logits, grad, resumable, before, batch_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
@@ -15,7 +16,7 @@ from mi_core.edges import Knockout
 from mi_core.errors import SelectorError, ValueMismatch
 from mi_core.fingerprint import version_of
 from mi_core.interventions import Mean
-from mi_core.joining import Piece, pieces_joined
+from mi_core.joining import Piece, never_computed, pieces_joined
 from mi_core.layout import POSITION_DIMS, Layout
 from mi_core.names import Points
 from mi_core.positions import Part
@@ -77,24 +78,36 @@ class StepEdit(BoundEdit):
 
 
 class Steps:
-    """A spec resolved once, on the prompts, for rows that may become ``horizon`` tokens long."""
+    """A spec resolved once, for rows that are run piece by piece.
+
+    On the prompts of a generation, whose rows may become ``horizon`` tokens long; without a horizon the rows are whole.
+    """
 
     def __init__(
-        self, spec: HookSpec, points: Points, prompt: Layout, horizon: Int[Tensor, "batch"], texts: Sequence[RowText]
+        self,
+        spec: HookSpec,
+        points: Points,
+        prompt: Layout,
+        horizon: Int[Tensor, "batch"] | None,
+        texts: Sequence[RowText],
     ) -> None:
         refuse_ends(spec)
         self.prompt = prompt
         self.texts = texts
-        width = int(horizon.max())
-        ids = torch.zeros(len(horizon), width, dtype=torch.long)
-        whole = Layout(ids, horizon, ids, torch.zeros_like(horizon), None, prompt=prompt.length)
+        self.grow = horizon is not None
+        whole = prompt
+        if horizon is not None:
+            ids = torch.zeros(len(horizon), int(horizon.max()), dtype=torch.long)
+            whole = Layout(ids, horizon, ids, prompt.start, None, prompt=prompt.length)
         self.binding: Binding = bind(spec, points, whole, texts)
-        self.one = Layout(ids[:, :1], torch.ones_like(horizon), ids[:, :1], torch.zeros_like(horizon), None)
+        first = torch.zeros_like(whole.ids[:, :1])
+        self.one = Layout(first, torch.ones_like(prompt.length), first, prompt.start, None)
         self.pieces: dict[tuple[str, bool], list[Piece]] = {}
         self.fired: set[str] = set()
+        self._last: tuple[object, Binding] | None = None
         for bound in self._edits(self.binding.steps):
             if self.grows(bound.selection):
-                check_growing(bound, self.one)
+                check_growing(bound, self.one, GROWING if self.grow else IN_PIECES)
             elif not unreachable(bound.selection):
                 check_fit(bound, prompt)
 
@@ -112,7 +125,9 @@ class Steps:
         return self.binding.needs_all_rows
 
     def grows(self, selection: Selection) -> bool:
-        """Whether a selection reaches new tokens."""
+        """Whether a selection reaches new tokens, or pieces of rows that are whole."""
+        if not self.grow:
+            return True
         choice = next((selection.choices[dim] for dim in COLUMNS if dim in selection.choices), None)
         if choice is None:
             return True
@@ -120,7 +135,31 @@ class Steps:
         return bool((present & (index >= self.prompt.length[:, None])).any())
 
     def bound(self, window: Window, layout: Layout, *, capture: bool) -> Binding:
-        """What acts in one call."""
+        """What acts in one call: that of the call before, where that is the same."""
+        key = (capture, tuple(window.rows.tolist())) if self._steady(window) else None
+        if key is None or self._last is None or self._last[0] != key:
+            made = self._bound(window, layout, capture)
+            self._last = None if key is None else (key, made)
+            return made
+        return replace(self._last[1], layout=layout)
+
+    def _steady(self, window: Window) -> bool:
+        """Whether the call is one column of each row, and no selection begins or ends at it or behind it."""
+        single = bool((window.stop == window.first + 1).all())
+        return single and int(window.first.min()) >= self._settled
+
+    @cached_property
+    def _settled(self) -> int:
+        """The first column from which every selection is the same for each new one."""
+        made = self.binding
+        edits = [*self._edits(made.steps), *self._edits(made.cuts)]
+        selections = [each.selection for each in edits]
+        selections += [each.selection for each in (*made.after.values(), *made.before.values())]
+        choices = [(dim, choice) for each in selections for dim, choice in each.choices.items() if dim in POSITION_DIMS]
+        prompts = int(self.prompt.length.max())
+        return max([prompts, *(settled(dim, choice, self.binding.layout) for dim, choice in choices)])
+
+    def _bound(self, window: Window, layout: Layout, capture: bool) -> Binding:
         whole = self.binding
         made = Binding(whole.spec, whole.points, layout, whole.of_model, inserts=whole.inserts)
         for name, acts in whole.steps.items():
@@ -168,15 +207,15 @@ class Steps:
         for name, bound in (self.binding.before if before else self.binding.after).items():
             pieces = self.pieces.get((name, before), [])
             whole = select(bound.selectors, bound.point, layout, self.texts, model=self.binding.points.model)
-            if unreachable(whole):
-                sizes = [layout.size(dim) or bound.point.site.sizes.get(dim, 0) for dim in whole.dims]
-                value = bound.placement.put(whole.squeezed(torch.zeros(whole.sizes(sizes), dtype=dtype)))
-            elif pieces:
-                # a site that runs its rows from their first token has every key at every query
-                masked = bound.point.site.keeps_masked and not bound.point.site.from_start
+            # a site that runs its rows from their first token has every key at every query
+            masked = bound.point.site.keeps_masked and not bound.point.site.from_start
+            if pieces and not unreachable(whole):
                 value = pieces_joined(pieces, bound.selection, whole, layout, masked=masked)
-            if pieces or unreachable(whole):
-                found[name] = Captured(bound.point, bound.selectors, whole, value, version_of(value))
+            else:
+                sizes = [layout.size(dim) or bound.point.site.sizes.get(dim, 0) for dim in whole.dims]
+                zeros = torch.zeros(whole.sizes(sizes), dtype=dtype)
+                value = bound.placement.put(never_computed(whole, layout, zeros, masked=masked))
+            found[name] = Captured(bound.point, bound.selectors, whole, value, version_of(value))
         return found
 
     def unreached(self, length: Int[Tensor, "batch"]) -> list[str]:
@@ -191,6 +230,19 @@ class Steps:
                         f"{', '.join(map(str, length.tolist()))} tokens"
                     )
         return notes
+
+
+def settled(dim: str, choice: Choice, whole: Layout) -> int:
+    """The column from which a choice has all columns of a row, or none of them; of keys, when all have been there."""
+    index, present = spread(choice, len(whole.length))
+    if dim == "key_pos":
+        return int(torch.where(present, index, -1).max()) + 1 if index.numel() else 0
+    inside = torch.zeros(len(index), whole.width + 1, dtype=torch.bool)
+    inside.scatter_(1, torch.where(present, index, whole.width), True)
+    # behind its end a row goes on as it ended
+    inside = inside.gather(1, torch.minimum(torch.arange(whole.width), whole.length[:, None] - 1))
+    changes = (inside[:, 1:] != inside[:, :-1]).any(0).nonzero()
+    return int(changes.max()) + 1 if len(changes) else 0
 
 
 def positions_of(entry: object) -> Iterator[tuple[str, Selector]]:
@@ -234,16 +286,21 @@ def narrow(selection: Selection) -> Selection:
     )
 
 
-def check_growing(bound: BoundEdit, one: Layout) -> None:
-    """Refuse values that are not the same at every position, where nobody knows how many there will be."""
+GROWING = ("reaches new tokens", "positions that are not there yet", "Narrow it to the prompt with .at(pos=mi.PROMPT)")
+IN_PIECES = ("is written piece by piece", "positions in other pieces", "Use model.run, which runs them together")
+"""Why values must be the same at every position, what a mean would be over, and what to do instead."""
+
+
+def check_growing(bound: BoundEdit, one: Layout, why: tuple[str, str, str]) -> None:
+    """Refuse values that are not the same at every position, where a call does not see all of them."""
     edit, where = bound.intervention, bound.point.name
     own_mean = isinstance(edit, Mean) and edit.source is None
     held = any(isinstance(getattr(edit, each.name), Source) for each in fields(edit))
     if own_mean or (held and not isinstance(edit, Mean)):
         raise ValueMismatch(
-            f"{edit!r} at {where!r} reaches new tokens, and takes "
-            + ("the mean of positions that are not there yet" if own_mean else "its values from a run, by position")
-            + ". Narrow it to the prompt with .at(pos=mi.PROMPT), or give a tensor that fits every position.",
+            f"{edit!r} at {where!r} {why[0]}, and takes "
+            + (f"the mean of {why[1]}" if own_mean else "its values from a run, by position")
+            + f". {why[2]}, or give a tensor that fits every position.",
             point=where,
         )
     if isinstance(edit, Knockout):
@@ -261,7 +318,7 @@ def check_growing(bound: BoundEdit, one: Layout) -> None:
         check_fit(StepEdit(bound.point, edit, stand_in, one, narrow(bound.selection)), one)
     except ValueMismatch as error:
         raise ValueMismatch(
-            f"{edit!r} at {where!r} reaches new tokens, so its value must be the same at every position (a tensor of "
+            f"{edit!r} at {where!r} {why[0]}, so its value must be the same at every position (a tensor of "
             f"the dims behind the positions, or of size 1 along them): {error}",
             point=where,
         ) from None

@@ -21,6 +21,8 @@ class Window:
     """Their numbers in the whole."""
     first: Int[Tensor, "rows"]
     stop: Int[Tensor, "rows"]
+    before: Int[Tensor, "rows"]
+    """Positions that a memory covers: keys are counted from its first."""
 
     def part(self, selection: Selection) -> Selection | None:
         """The selected entries that lie in the call, counted from its first columns; None where there are none.
@@ -39,7 +41,17 @@ class Window:
                 if inside is None:
                     return None
                 choices[dim] = inside
+                if dim != "key_pos" and self._covers(inside):
+                    # nothing is left out, so nothing need be picked and put back
+                    del choices[dim]
         return Selection(selection.dims, choices)
+
+    def _covers(self, columns: Choice) -> bool:
+        """Whether a choice is every column of the call in its order, in every row."""
+        width = columns.index.shape[-1]
+        if columns.drop or columns.per_row or columns.present is not None:
+            return False
+        return bool((self.stop - self.first == width).all()) and torch.equal(columns.index, torch.arange(width))
 
     def _columns(self, choice: Choice) -> Choice | None:
         index, present = spread(choice, len(self.rows))
@@ -53,7 +65,7 @@ class Window:
 
     def _keys(self, choice: Choice) -> Choice | None:
         index, present = spread(choice, len(self.rows))
-        inside = present & (index < self.stop[:, None])
+        inside = present & (index < (self.before + self.stop)[:, None])
         return tidied(torch.where(inside, index, 0), inside, choice.drop) if bool(inside.any()) else None
 
     def undropped(self, selection: Selection) -> Selection | None:

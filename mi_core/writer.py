@@ -12,6 +12,7 @@ from mi_core.calling import check_fired, taps_for
 from mi_core.errors import MemoryMismatch
 from mi_core.layout import Layout
 from mi_core.loop import forward
+from mi_core.memory import ModelMemory
 from mi_core.protocols import Memory
 from mi_core.stepping import Steps
 from mi_core.taps import IDLE, Record
@@ -26,14 +27,17 @@ __all__ = ["Writer"]
 class Writer:
     """The calls of a generation: which columns each covers, and what it remembers."""
 
-    def __init__(self, model: Model, prompt: Layout, steps: Steps, cache: bool) -> None:
-        self.model, self.prompt, self.steps, self.cache = model, prompt, steps, cache
+    def __init__(
+        self, model: Model, prompt: Layout, steps: Steps, cache: bool, before: ModelMemory | None = None
+    ) -> None:
+        self.model, self.prompt, self.steps, self.cache, self.before = model, prompt, steps, cache, before
         self.ids = [row[:length].tolist() for row, length in zip(prompt.ids, prompt.length, strict=True)]
         self.computed = [0] * len(self.ids)
         self.again: list[str] = []
         """Why rows were run again from their first token."""
         self._memory: tuple[Memory, ...] | None = None
         self._remembered: list[int] = []
+        self._device = model.device
         last = prompt.positions[torch.arange(len(self.ids)), prompt.length - 1]
         self._ahead: list[int] = (last + 1 - prompt.length).tolist()
 
@@ -42,7 +46,7 @@ class Writer:
         if self.cache and self._memory is not None:
             if rows != self._remembered:
                 place = {row: here for here, row in enumerate(self._remembered)}
-                index = torch.tensor([place[row] for row in rows], device=self.model.device)
+                index = torch.tensor([place[row] for row in rows], device=self._device)
                 self._memory = tuple(layer.rows(index) for layer in self._memory)
                 self._remembered = rows
             try:
@@ -60,12 +64,12 @@ class Writer:
         layout, window = self._layout(rows, first)
         bound = self.steps.bound(window, layout, capture=capture)
         kept = Record()
-        taps = taps_for(bound, layout, window.rows, kept, self.model.device, False)
+        taps = taps_for(bound, layout, window.rows, kept, self._device, False)
         outcome = forward(
             self.model.backend,
-            layout.batch(self.model.device, "end" if self.cache else None),
+            layout.batch(self._device, "end" if self.cache else None),
             taps,
-            memory=self._memory if any(first) else None,
+            memory=self._memory if any(first) else self._prefix(rows),
             logits="last" if taps.outside is IDLE else "all",
         )
         check_fired(bound, kept)
@@ -81,18 +85,37 @@ class Writer:
             self.computed[row] = len(self.ids[row])
         return logits[:, 0]
 
+    def _prefix(self, rows: list[int]) -> tuple[Memory, ...] | None:
+        """What the rows go on from at their first token."""
+        if self.before is None:
+            return None
+        every = len(rows) == len(self.ids)
+        return self.before.layers if every else self.before.rows(torch.tensor(rows)).layers
+
     def _layout(self, rows: list[int], first: list[int]) -> tuple[Layout, Window]:
         """The columns of some rows from their own first on."""
+        if all(begin and begin + 1 == len(self.ids[row]) for row, begin in zip(rows, first, strict=True)):
+            return self._step(rows, first)
         own = [self.ids[row][begin:] for row, begin in zip(rows, first, strict=True)]
         length = torch.tensor([len(ids) for ids in own])
         width = int(length.max())
         ids = torch.tensor([row + [0] * (width - len(row)) for row in own])
-        start = torch.tensor(first)
+        begin = torch.tensor(first)
+        before = self.prompt.start[torch.tensor(rows)]
         positions = torch.stack([self.positions(row, begin, width) for row, begin in zip(rows, first, strict=True)])
         mask = torch.arange(width) < length[:, None]
-        skipped = start if any(first) else None
-        layout = Layout(ids, length, positions, start, None if bool(mask.all()) else mask, skipped)
-        return layout, Window(torch.tensor(rows), start, start + length)
+        skipped = begin if any(first) else None
+        layout = Layout(ids, length, positions, before + begin, None if bool(mask.all()) else mask, skipped)
+        return layout, Window(torch.tensor(rows), begin, begin + length, before)
+
+    def _step(self, rows: list[int], first: list[int]) -> tuple[Layout, Window]:
+        """One new token of some rows: what :meth:`_layout` makes of it, with less ado."""
+        numbers, begin = torch.tensor(rows), torch.tensor(first)
+        ids = torch.tensor([self.ids[row][-1:] for row in rows])
+        positions = torch.tensor([[at + self._ahead[row]] for row, at in zip(rows, first, strict=True)])
+        before, one = self.prompt.start[numbers], torch.ones_like(begin)
+        layout = Layout(ids, one, positions, before + begin, None, begin)
+        return layout, Window(numbers, begin, begin + 1, before)
 
     def positions(self, row: int, first: int, width: int) -> Int[Tensor, "pos"]:
         """The position indexes of a row's columns: those of the prompt, and on from its last."""

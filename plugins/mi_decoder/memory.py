@@ -62,6 +62,23 @@ class KeyValues:
         tensors = {"keys": self.keys, "values": self.values, "length": self.length}
         return tensors if self.regime is None else {**tensors, "regime": self.regime}
 
+    def restored(self, tensors: Mapping[str, Tensor]) -> KeyValues:
+        """The same kind of memory with other tensors: any rows and keys, as many channels, heads of as many groups.
+
+        Raises:
+            MemoryMismatch: tensors of other names or sizes; the message gives both.
+        """
+        seen, wanted = (
+            {name: t.shape[-1] for name, t in held.items() if t.ndim == 4} for held in (tensors, self.tensors())
+        )
+        names = tensors.keys() - {"regime"}
+        if seen != wanted or names != self.tensors().keys() - {"regime"}:
+            raise MemoryMismatch(f"it holds {seen}, the layer remembers {wanted}", seen=seen, wanted=wanted)
+        heads, own = tensors["keys"].shape[1], self.keys.shape[1]
+        if heads % own:
+            raise MemoryMismatch(f"it holds {heads} heads, the layer remembers {own}", seen=heads, wanted=own)
+        return KeyValues(**tensors)
+
     def extend(
         self,
         batch: Batch,

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_core.errors import MemoryMismatch
+from mi_core.memory_files import restored
 from mi_core.protocols import Batch, Memory, Stream, Tap
 from mi_decoder.layers import Layer, SequentialBlock
 from mi_decoder.parts import Part
@@ -106,6 +107,22 @@ class PartMemories:
     def to(self, device: Any) -> PartMemories:
         """The same on another device."""
         return PartMemories(*(None if part is None else part.to(device) for part in (self.mixer, self.channel)))
+
+    def restored(self, tensors: Mapping[str, Tensor]) -> PartMemories:
+        """The same kinds of memories with other tensors.
+
+        Raises:
+            MemoryMismatch: tensors of other parts, or that do not fit a part.
+        """
+        parts = {"mixer": self.mixer, "channel": self.channel}
+        seen = sorted({name.partition(".")[0] for name in tensors})
+        if seen != (wanted := sorted(name for name, part in parts.items() if part is not None)):
+            raise MemoryMismatch(f"it holds tensors of {seen}, the layer remembers {wanted}", seen=seen, wanted=wanted)
+        made: dict[str, Memory | None] = {}
+        for name, part in parts.items():
+            own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+            made[name] = None if part is None else restored(part, own)
+        return PartMemories(**made)
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Their tensors by part and name."""

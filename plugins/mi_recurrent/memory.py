@@ -58,6 +58,19 @@ class Snapshots:
         """Its tensors by name."""
         return {**self.kept, "length": self.length}
 
+    def restored(self, tensors: Mapping[str, Tensor]) -> Snapshots:
+        """The same kind of memory with other tensors.
+
+        Raises:
+            MemoryMismatch: other names, or other shapes behind rows and cuts; the message gives both.
+        """
+        seen, wanted = (
+            {name: list(tensor.shape[2:]) for name, tensor in held.items()} for held in (tensors, self.tensors())
+        )
+        if seen != wanted:
+            raise MemoryMismatch(f"it holds {seen}, the layer remembers {wanted}", seen=seen, wanted=wanted)
+        return Snapshots({name: tensors[name] for name in self.kept}, tensors["length"])
+
 
 def recall(memory: Memory | None, batch: Batch, **shapes: tuple[int, ...]) -> dict[str, Tensor] | None:
     """The tensors with which each row goes on; None at the start of all rows.
