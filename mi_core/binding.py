@@ -26,6 +26,7 @@ from mi_core.scene import Scene
 from mi_core.selection import Selection, own_dims, select
 from mi_core.selectors import Selector, chosen
 from mi_core.spec import Capture, Edit, HookSpec
+from mi_core.told import check_told
 
 __all__ = ["Binding", "BoundCapture", "BoundEdit", "bind"]
 
@@ -212,6 +213,7 @@ def bind_edit(binding: Binding, entry: Edit, texts: Sequence[RowText]) -> None:
                 f"{point.name!r} takes nothing but Replace with the value of a run: {point.site.replace_only}.",
                 point=point.name,
             )
+        check_told(edit, point)
         bound = BoundEdit(point, edit, selection)
         if isinstance(edit, Knockout):
             if not point.site.keeps_masked:

@@ -15,10 +15,13 @@ from mi_core.inserting import InsertCall
 from mi_core.layout import POSITION_DIMS, Layout
 from mi_core.loop import Outcome, Taps, forward
 from mi_core.memory import ModelMemory
+from mi_core.names import Point
 from mi_core.protocols import Backend, Stream, Tap
-from mi_core.selection import Selection
+from mi_core.selection import Selection, told_by
 from mi_core.taps import BoundTap, PointActions, Record
+from mi_core.told import Meant, Teller, wanted_at
 from mi_core.trunk import Trunk
+from mi_core.vocabulary import TOLD_DIMS
 
 __all__ = ["Called", "call", "call_in_chunks", "row_chunks"]
 
@@ -38,10 +41,13 @@ def taps_for(
 ) -> Taps:
     """The taps of one call over some of the rows."""
     calls = {id(insert): InsertCall(insert, BoundTap({}, record)) for insert in binding.inserts}
+    tellers: dict[str, Teller] = {}
     actions = {
-        name: actions_at(name, binding, layout, rows, calls, grad)
+        name: actions_at(name, binding, layout, rows, calls, grad, tellers)
         for name in {*binding.steps, *binding.after, *binding.before}
     }
+    for name, teller in tellers.items():
+        actions.setdefault(name, PointActions(binding.points.by_name[name])).hear = teller.hear
     for made in calls.values():
         own = {p.name: actions.pop(p.name) for p in made.bound.points if p.name in actions}
         made.tap = BoundTap({acts.point.site.name: acts for acts in own.values()}, record)
@@ -68,23 +74,34 @@ def actions_at(
     rows: Int[Tensor, "rows"],
     calls: Mapping[int, InsertCall],
     grad: bool,
+    tellers: dict[str, Teller],
 ) -> PointActions:
-    """Everything bound to one point, for a call over some of the rows."""
+    """Everything bound to one point, for a call over some of the rows; ``tellers`` are those whom it asks."""
     whole = binding.layout
     acts = PointActions(binding.points.by_name[name], grad=grad)
     for step in binding.steps.get(name, ()):
         if not isinstance(step, BoundEdit):
             acts.steps.append(calls[id(step)].step(name))
         elif (act := step.step(layout, rows, whole)) is not None:
-            acts.steps.append(act)
+            wanted = wanted_at(step.intervention.selectors, acts.point)
+            acts.steps.append(teller_of(acts.point, tellers).only(act, wanted) if wanted else act)
     if acts.steps:
         acts.pads = layout.pads(acts.point.site.dims)
     for kept, kind in ((binding.after, "after"), (binding.before, "before")):
         if name in kept:
             selection = kept[name].selection
-            setattr(acts, kind, selection if layout is whole else selection.rows(rows).behind(layout.skipped))
+            selection = selection if layout is whole else selection.rows(rows).behind(layout.skipped)
+            wanted = wanted_at(kept[name].selectors, acts.point)
+            reader = Meant(selection, teller_of(acts.point, tellers), wanted) if wanted else selection
+            setattr(acts, kind, reader)
             setattr(acts, f"{kind}_placed", kept[name].placement)
     return acts
+
+
+def teller_of(point: Point, tellers: dict[str, Teller]) -> Teller:
+    """Who tells, in the point's layer, what its slots hold."""
+    site = next(teller for dim in TOLD_DIMS if (teller := told_by(dim, point.site)) is not None)
+    return tellers.setdefault(f"blocks.{point.layer}.{site}", Teller())
 
 
 def cut_mask(

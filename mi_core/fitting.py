@@ -16,7 +16,9 @@ from torch import Tensor
 from mi_core.errors import ValueMismatch
 from mi_core.layout import POSITION_DIMS
 from mi_core.scene import Scene
+from mi_core.selection import told_by
 from mi_core.sources import Source, Value, is_source
+from mi_core.vocabulary import TOLD_DIMS
 
 __all__ = ["aligned", "fit", "from_rows"]
 
@@ -131,8 +133,12 @@ def full_size(axis: int, x: Tensor, scene: Scene) -> int:
 
 
 def last_shared(scene: Scene) -> int:
-    """The last axis that is batch or a position; what comes behind it is the same for every token."""
-    shared = [axis for axis, dim in enumerate(scene.dims) if dim == "batch" or dim in POSITION_DIMS]
+    """The last axis that is batch, a position, or slots that are selected by what they hold.
+
+    What comes behind it is the same for every token.
+    """
+    told = {TOLD_DIMS[dim][0] for dim in scene.selectors if told_by(dim, scene.point.site) is not None}
+    shared = [axis for axis, dim in enumerate(scene.dims) if dim == "batch" or dim in (*POSITION_DIMS, *told)]
     return max(shared, default=-1)
 
 

@@ -20,7 +20,7 @@ from mi_core.memory import ModelMemory, after_position
 from mi_core.names import Point, Points
 from mi_core.prompts import Prompts
 from mi_core.receipt import Receipt
-from mi_core.selection import Selection, own_dims, select
+from mi_core.selection import Selection, own_dims, select, told_by
 from mi_core.selectors import Selector, canonical
 from mi_core.sources import Recorded
 from mi_core.spec import HookSpec
@@ -241,8 +241,9 @@ class Run(Mapping[str, Tensor]):
         kept, held = self._unchanged(captured), captured.selectors
         more = {dim: selector for dim, selector in wanted.items() if dim not in held}
         same = {dim: selector for dim, selector in wanted.items() if dim in held}
-        # rows that were selected are no longer where their positions would be looked up
+        # rows that were selected are no longer where their positions would be looked up, and what slots hold is gone
         lost = "batch" in held and any(dim in POSITION_DIMS for dim in more)
+        lost = lost or any(told_by(dim, captured.point.site) is not None for dim in more)
         if lost or fingerprint(same) != fingerprint(dict(held)):
             raise MissingActivation(
                 f"this run captured {captured.point.name!r} only at {dict(held)}; {dict(wanted)} is asked. Capture "

@@ -18,10 +18,11 @@ from mi_core.errors import SelectorError
 from mi_core.layout import POSITION_DIMS, Layout
 from mi_core.names import Point
 from mi_core.prompts import RowText
+from mi_core.protocols import Site
 from mi_core.selectors import Mask, Selector, as_index, chosen, in_text
-from mi_core.vocabulary import ACCEPTED_DIMS
+from mi_core.vocabulary import ACCEPTED_DIMS, TOLD_DIMS
 
-__all__ = ["Choice", "Selection", "own_dims", "select"]
+__all__ = ["Choice", "Selection", "own_dims", "select", "told_by"]
 
 CPU = torch.device("cpu")
 
@@ -199,7 +200,8 @@ def select(
             raise SelectorError(f"{dim}={selector!r} selects nothing at {point.name!r} (size {size}).", dim=dim)
         if len(set(index)) != len(index):
             raise SelectorError(f"{dim}={selector!r} selects an entry twice at {point.name!r}.", dim=dim)
-        choices[dim] = Choice(as_index(index, CPU), drop=isinstance(selector, int))
+        if dim in site.dims:  # else another site tells where those are
+            choices[dim] = Choice(as_index(index, CPU), drop=isinstance(selector, int))
     return Selection(site.dims, choices)
 
 
@@ -217,7 +219,7 @@ def own_dims(selectors: Mapping[str, Selector], point: Point) -> dict[str, Selec
 def accepted(dim: str, selector: Selector, point: Point) -> str:
     """The site's own name of a dim: ``head`` is accepted for ``kv_head`` where there are as many."""
     site = point.site
-    if dim in site.dims:
+    if dim in site.dims or told_by(dim, site) is not None:
         return dim
     other = ACCEPTED_DIMS.get(dim)
     if other in site.dims:
@@ -236,6 +238,12 @@ def accepted(dim: str, selector: Selector, point: Point) -> str:
             dim=dim,
         )
     raise SelectorError(f"{point.name!r} has no dim {dim!r}; it has {', '.join(site.dims)}.", dim=dim, dims=site.dims)
+
+
+def told_by(dim: str, site: Site) -> str | None:
+    """The site that tells which entries are of ``dim``, where a site has slots for them instead of the dim itself."""
+    slots, teller = TOLD_DIMS.get(dim, ("", ""))
+    return teller if slots in site.dims and dim in site.sizes and dim not in site.dims else None
 
 
 def choose_positions(

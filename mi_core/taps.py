@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ from torch import Tensor
 from mi_core.errors import HookContractBroken
 from mi_core.names import Point
 from mi_core.placing import AS_COMPUTED, Placement
-from mi_core.selection import Selection
 from mi_core.vocabulary import CLOSED
 
 __all__ = ["IDLE", "BoundTap", "IdleTap", "PointActions", "Record"]
@@ -66,17 +66,27 @@ class Record:
     fired: set[str] = field(default_factory=set)
 
 
+class Reader(Protocol):
+    """What is captured of an activation: a `Selection`."""
+
+    def read(self, value: Tensor) -> Tensor:
+        """That part of it."""
+        ...
+
+
 @dataclass(eq=False)
 class PointActions:
     """Everything bound to one point in one call, in order."""
 
     point: Point
     steps: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
-    after: Selection | None = None
-    before: Selection | None = None
+    after: Reader | None = None
+    before: Reader | None = None
     after_placed: Placement = AS_COMPUTED
     before_placed: Placement = AS_COMPUTED
     grad: bool = False
+    hear: Callable[[Tensor], None] | None = None
+    """Somebody who acts behind this point and needs its value."""
     pads: Tensor | None = None
     """Entries that are no real tokens: no write reaches them, so that they never influence anything."""
 
@@ -90,6 +100,8 @@ class PointActions:
         name = self.point.name
         self._check(value)
         record.fired.add(name)
+        if self.hear is not None:
+            self.hear(value)
         if self.before is not None:
             record.before[name] = self.before_placed.put(self.before.read(value))
         if self.steps:

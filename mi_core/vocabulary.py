@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mi_core.protocols import Site
 
-__all__ = ["ACCEPTED_DIMS", "LOOKALIKES", "STANDARD", "Standard", "site"]
+__all__ = ["ACCEPTED_DIMS", "LOOKALIKES", "STANDARD", "TOLD_DIMS", "Standard", "site"]
 
 EMBEDDING = ("batch", "pos", "d_model")
 NORM_SCALE = ("batch", "pos", "one")
@@ -154,6 +154,9 @@ STANDARD: Mapping[str, Standard] = {
 
 ACCEPTED_DIMS: Mapping[str, str] = {"head": "kv_head"}
 """A selector over the first dim is accepted for the second where both have as many."""
+
+TOLD_DIMS: Mapping[str, tuple[str, str]] = {"expert": ("slot", "mlp.hook_expert_indices")}
+"""A selector over the first dim is accepted where the second holds entries of it, which the named site tells."""
 
 LOOKALIKES: Sequence[tuple[str, str, str]] = (
     ("attn.hook_out", "hook_attn_out", "the part's own output / what is added to the stream"),
