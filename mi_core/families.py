@@ -22,11 +22,14 @@ from mi_core.errors import (
 from mi_core.files import Files
 from mi_core.fill import listing
 from mi_core.protocols import Backend
+from mi_core.quantised import refuse_quantised
 from mi_core.tensors import TensorIndex
 
 __all__ = ["blueprint_of", "config_of", "empty_backend", "family_of"]
 
 GROUP: Final = "mi_core.families"
+BESIDE_TEXT: Final = ("vision_config", "audio_config", "speech_config", "video_config", "vision_tower_config")
+"""Keys of checkpoints that read images or sound too."""
 
 
 def family_of(config: Config, name: str | None = None) -> plugins.Plugin:
@@ -45,11 +48,27 @@ def family_of(config: Config, name: str | None = None) -> plugins.Plugin:
         return plugins.plugin(GROUP, name)
     except UnknownPlugin as error:
         raise UnknownFamily(
-            f"no installed family reads model_type {name!r}. {plugins.installed_instead(GROUP, name)}",
+            f"no installed family reads model_type {name!r}.{beside_text(config)} "
+            f"{plugins.installed_instead(GROUP, name)}",
             model_type=name,
             installed=tuple(plugins.names(GROUP)),
             where=config.where,
         ) from error
+
+
+def beside_text(config: Config) -> str:
+    """What to do with a checkpoint that reads images or sound beside text; empty for one of text alone."""
+    others = [key for key in BESIDE_TEXT if isinstance(config.get(key), dict)]
+    if not others:
+        return ""
+    text = config.get("text_config")
+    kind = text.get("model_type") if isinstance(text, dict) else None
+    part = f" Its text part is a {kind!r}" if kind else " Its text part"
+    known = ", which is read where it ships alone" if kind in plugins.names(GROUP) else ""
+    return (
+        f" It reads more than text ({', '.join(others)}), which is not computed here.{part}{known}: take a text-only "
+        "checkpoint of that model, or one whose text part is read (mi models tells which)."
+    )
 
 
 def config_of(files: Files, tensors: TensorIndex, name: str | None = None) -> Config:
@@ -85,21 +104,6 @@ def config_of(files: Files, tensors: TensorIndex, name: str | None = None) -> Co
             families=tuple(stated),
         )
     return Config(next(iter(stated.values())), where=f"{files.where} (no config.json: read from the tensors)")
-
-
-def refuse_quantised(config: Config) -> None:
-    """Quantised weights are other numbers than the config's dtype says."""
-    for key in ("quantization_config", "compression_config", "quantization"):
-        if key in config and config[key] is not None:
-            found = config[key]
-            method = found.get("quant_method", found) if isinstance(found, dict) else found
-            raise BadConfig(
-                f"{config.where}: the checkpoint is quantised ({key}: {method!r}), which is not read. Use the "
-                "checkpoint that it was made from, or save a dequantised copy.",
-                key=key,
-                value=found,
-                path=config.where,
-            )
 
 
 def blueprint_of(family: plugins.Plugin, config: Config, tensors: TensorIndex | None) -> Blueprint:

@@ -17,12 +17,14 @@ import torch
 
 from mi_core import registry
 from mi_core.config import Config
-from mi_core.errors import BadConfig, LoadError, ModelNotFound
+from mi_core.errors import BadConfig, LoadError, MissingTensors, ModelNotFound, UnusedTensors
 from mi_core.families import blueprint_of, config_of, empty_backend, family_of
 from mi_core.files import Files, is_file
 from mi_core.fill import fill
 from mi_core.inert import check_config_used
 from mi_core.provenance import Provenance
+from mi_core.quantised import refuse_quantised_tensors
+from mi_core.resembling import hinted
 from mi_core.tensors import PICKLES, TensorIndex
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def load(
 
     Raises:
         ModelNotFound: there is no such model, folder or repository, or a file of it is missing.
-        BadConfig: config.json is no valid JSON, lacks a key, or states absurd numbers.
+        BadConfig: config.json is no valid JSON, lacks a key, or states absurd numbers; or the weights are quantised.
         UnusedConfig: a key that may change the numbers was read by nobody.
         UnknownFamily: no installed plugin reads its model_type.
         MissingTensors: a parameter that the checkpoint does not fill.
@@ -111,13 +113,16 @@ def load(
         tensors = TensorIndex.read(files, allow_pickle=allow_pickle)
         config = config_of(files, tensors, backend)
         family = family_of(config, backend)
+    refuse_quantised_tensors(tensors, tensors.where)
     blueprint = blueprint_of(family, config, tensors)
     ignored_config = check_config_used(config, blueprint.inert, ignore=ignore_config, family=family.name)
     made, module = empty_backend(family, blueprint)
     kind = chosen_dtype(dtype, config, tensors)
-    ignored_tensors = fill(
-        module, blueprint, tensors, family=family.name, dtype=kind, device=place, ignore=ignore_tensors
-    )
+    placed: dict[str, Any] = {"family": family.name, "dtype": kind, "device": place}
+    try:
+        ignored_tensors = fill(module, blueprint, tensors, **placed, ignore=ignore_tensors)
+    except (MissingTensors, UnusedTensors) as error:
+        raise hinted(error, blueprint, config, tensors, family.name) from None
     provenance = Provenance(
         ref=os.fspath(ref),
         family=family.name,
