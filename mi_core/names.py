@@ -1,8 +1,8 @@
 """How points are named, spelled and matched.
 
 A point is a site in a layer: ``blocks.5.attn.hook_pattern``. Accepted spellings: the last part without ``hook_``;
-``mixer`` for whatever mixes positions in the layer. ``*`` stands for one part, ``{2..5}`` and ``{0,3}`` for layers,
-a lone ``*`` for every point that is not on demand.
+``mixer`` for whatever mixes positions in the layer; what a site says that it is ``also`` called. ``*`` stands for one
+part, ``{2..5}`` and ``{0,3}`` for layers, a lone ``*`` for every point that is not on demand.
 """
 
 from __future__ import annotations
@@ -33,6 +33,14 @@ class Point:
     name: str
     site: Site
     layer: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, and what else its site may be called."""
+        if not self.site.also:
+            return (self.name,)
+        where = self.name.removesuffix(self.site.name)
+        return (self.name, *(f"{where}{other}" for other in self.site.also))
 
 
 def split_name(name: str) -> list[str]:
@@ -92,6 +100,11 @@ class Points:
         return {name: place for place, name in enumerate(self.by_name)}
 
     @cached_property
+    def also(self) -> Mapping[str, str]:
+        """Every other name of a point, and its own."""
+        return {other: point.name for point in self for other in point.names[1:]}
+
+    @cached_property
     def first_in_layers(self) -> int:
         """The place of the first point that is in a layer; -1 where there is none."""
         return next((place for place, point in enumerate(self) if point.layer is not None), -1)
@@ -123,8 +136,8 @@ class Points:
     def find(self, name: str) -> Point:
         """The one point of this name, in any accepted spelling."""
         for candidate in spellings(name):
-            if candidate in self.by_name:
-                return self.by_name[candidate]
+            if (name := self.also.get(candidate, candidate)) in self.by_name:
+                return self.by_name[name]
         raise self._unknown(name)
 
     def match(self, patterns: str | Iterable[str]) -> list[Point]:
@@ -164,8 +177,11 @@ class Points:
             point.name
             for point in self
             if (named or not point.site.on_demand)
-            and len(names := point.name.split(".")) == len(parts)
-            and all(part_matches(*pair) for pair in zip(parts, names, strict=True))
+            and any(
+                len(names := name.split(".")) == len(parts)
+                and all(part_matches(*pair) for pair in zip(parts, names, strict=True))
+                for name in point.names
+            )
         }
 
     def _check_layers(self, part: str) -> None:

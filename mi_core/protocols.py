@@ -158,6 +158,8 @@ class Site:
     """It needs every position of its rows: whoever looks at it runs them from the first."""
     carries: bool = False
     """A write at a position changes what arrives at later ones: the state of a recurrence."""
+    also: tuple[str, ...] = ()
+    """Other names that are accepted for it: what another library calls it."""
 
     @cached_property
     def fixed(self) -> tuple[tuple[int, int], ...]:

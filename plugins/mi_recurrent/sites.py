@@ -46,6 +46,8 @@ RECURRENT: Mapping[str, tuple[tuple[str, ...], str]] = {
 }
 """In firing order."""
 
+ALSO: Mapping[str, tuple[str, ...]] = {"mixer.hook_log_decay": ("mixer.hook_decay",)}
+"""candle-mi's names, where they differ. Its decay of version 7 is the logarithm too, that of 6 its exponential."""
 ON_DEMAND = ("mixer.hook_state", "mixer.hook_effective_attn")
 OTHER_DIMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     # one weight for each channel, and no matrix: numerator, denominator, scale
@@ -72,4 +74,5 @@ def recurrent_site(name: str, kind: str, sizes: Mapping[str, int], replace_only:
         keeps_masked=name == "mixer.hook_effective_attn",
         from_start=name == "mixer.hook_effective_attn",
         carries=name == "mixer.hook_state",
+        also=ALSO.get(name, ()),
     )

@@ -140,6 +140,16 @@ def test_the_mixer_of_a_hybrid_is_whatever_its_layers_have() -> None:
     assert points.find("blocks.2.rwkv.z").name == "blocks.2.mixer.hook_z"
 
 
+def test_a_site_may_be_called_otherwise_too() -> None:
+    points = of(Site("mixer.hook_log_decay", (), layers=(0, 1), also=("mixer.hook_decay",)), layers=2)
+    names = [point.name for point in points]
+    for spelling in ("mixer.hook_decay", "rwkv.hook_decay", "rwkv.decay"):
+        assert points.find(f"blocks.1.{spelling}").name == names[1]
+        assert [point.name for point in points.match(f"blocks.*.{spelling}")] == names
+    assert [point.name for point in points.match("*")] == names
+    assert len(points) == 2
+
+
 def test_points_outside_the_layers_stand_where_their_sites_do() -> None:
     assert NAMES[0] == "hook_embed"
     assert NAMES[-1] == "hook_logits"
