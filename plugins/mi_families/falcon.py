@@ -21,6 +21,8 @@ from mi_decoder.fused import of_each_group
 from mi_decoder.rope_config import rotary
 from mi_decoder.translation import blueprint, decoder, fused_names, heads, module_names
 
+__all__ = ["kind_of_layer", "mi_family", "mi_family_examples"]
+
 LAYER = {"mixer.o": "self_attention.dense", "channel.in": "mlp.dense_h_to_4h", "channel.out": "mlp.dense_4h_to_h"}
 NORMS = {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"}
 OUTSIDE = {"embed": "transformer.word_embeddings", "ln_final": "transformer.ln_f", "unembed": "lm_head"}

@@ -17,6 +17,8 @@ from mi_decoder.examples import TINY
 from mi_decoder.gemma2 import gemma2_decoder
 from mi_decoder.translation import SANDWICH_NAMES, blueprint, only
 
+__all__ = ["layer", "mi_family", "mi_family_examples"]
+
 INERT = {"hidden_act": "a spelling that the reference does not read"}
 
 

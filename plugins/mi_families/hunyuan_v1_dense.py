@@ -19,6 +19,8 @@ from mi_decoder.rope_config import rope_values, rotary
 from mi_decoder.rope_scalings import Unscaled
 from mi_decoder.translation import LLAMA_NAMES, blueprint, decoder, gated_mlp, heads, module_names
 
+__all__ = ["mi_family", "mi_family_examples", "stretched"]
+
 NORMS = {"mixer.q_norm": "self_attn.query_layernorm", "mixer.k_norm": "self_attn.key_layernorm"}
 NAMES = {**LLAMA_NAMES, **module_names("model.layers.*", NORMS)}
 IDLE = "beta_fast beta_slow mscale mscale_all_dim factor"
