@@ -136,8 +136,8 @@ class Points:
     def find(self, name: str) -> Point:
         """The one point of this name, in any accepted spelling."""
         for candidate in spellings(name):
-            if (name := self.also.get(candidate, candidate)) in self.by_name:
-                return self.by_name[name]
+            if (known := self.also.get(candidate, candidate)) in self.by_name:
+                return self.by_name[known]
         raise self._unknown(name)
 
     def match(self, patterns: str | Iterable[str]) -> list[Point]:
