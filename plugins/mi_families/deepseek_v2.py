@@ -19,6 +19,8 @@ from mi_decoder.moe_config import LEARNING_TO_ROUTE, gate, n_experts
 from mi_decoder.routing import Groups, TopK
 from mi_decoder.translation import blueprint, decoder, gated_mlp, only
 
+__all__ = ["mi_family", "mi_family_examples"]
+
 INERT = {
     **LEARNING_TO_ROUTE,
     "pretraining_tp": "how training split matrices",

@@ -21,6 +21,8 @@ from mi_decoder.rope_config import rotary
 from mi_decoder.routing import TopK
 from mi_decoder.translation import COMPUTED, LLAMA_NAMES, blueprint, decoder, gated_mlp, heads
 
+__all__ = ["mi_family", "mi_family_examples"]
+
 INERT = {**LEARNING_TO_ROUTE, "moe_capacity": "for training", "moe_gate": "for training", "moe_use_aux_free": "a note"}
 DROPPED = {**COMPUTED, "model.mtp_*": "predicts further tokens, for training"}
 

@@ -20,6 +20,8 @@ from mi_decoder.routing import TopK
 from mi_decoder.translation import LLAMA_NAMES, blueprint, decoder, gated_mlp, heads, or_none
 from mi_decoder.windows import layer_windows
 
+__all__ = ["mi_family", "mi_family_examples"]
+
 NAMES = {
     **LLAMA_NAMES,
     **moe_names(shared="shared_expert"),
