@@ -98,7 +98,9 @@ class Layout:
         """Which entries of an inside value with these dims are no real tokens, broadcastable; None where all are."""
         pads: Tensor | None = None
         for axis, dim in enumerate(dims):
-            if dim in POSITION_DIMS and not bool((real := self.real(dim)).all()):
+            if dim not in POSITION_DIMS or (self.mask is None and dim != "key_pos"):
+                continue
+            if not bool((real := self.real(dim)).all()):
                 view = [len(real), *[1] * (len(dims) - 1)]
                 view[axis] = real.shape[1]
                 here = ~real.reshape(view)

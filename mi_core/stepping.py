@@ -156,8 +156,7 @@ class Steps:
         selections = [each.selection for each in edits]
         selections += [each.selection for each in (*made.after.values(), *made.before.values())]
         choices = [(dim, choice) for each in selections for dim, choice in each.choices.items() if dim in POSITION_DIMS]
-        prompts = int(self.prompt.length.max())
-        return max([prompts, *(settled(dim, choice, self.binding.layout) for dim, choice in choices)])
+        return max((settled(dim, choice, made.layout) for dim, choice in choices), default=0)
 
     def _bound(self, window: Window, layout: Layout, capture: bool) -> Binding:
         whole = self.binding
