@@ -165,7 +165,7 @@ def removals(
         # without the embedding nothing is left of either
         some = [member for member in circuit.members if member != Node("embed")]
         halves = [(torch.rand(len(some), generator=draw) < 0.5).tolist() for _ in range(removed)]
-        return {f"half {number}": frozenset(compress(some, half)) for number, half in enumerate(halves)}
+        return {f"half{number}": frozenset(compress(some, half)) for number, half in enumerate(halves)}
     groups = {name: frozenset(Circuit.of(graph, names).members) for name, names in removed.items()}
     for name, members in groups.items():
         if left := members.difference(circuit.members):
