@@ -14,13 +14,11 @@ from mi_core.config import Config
 from mi_core.hookspecs import hookimpl
 from mi_decoder import Attention, Layer, LayerNorm, LearnedPositions
 from mi_decoder.examples import TINY
+from mi_decoder.fairseq import FAIRSEQ_LAYER
 from mi_decoder.translation import blueprint, decoder, heads, module_names, plain_mlp
 
-LAYER = {f"mixer.{name}": f"self_attn.{name}_proj" for name in "qkv"}
-LAYER |= {"mixer.o": "self_attn.out_proj", "ln1": "self_attn_layer_norm", "ln2": "final_layer_norm"}
-LAYER |= {"channel.in": "fc1", "channel.out": "fc2"}
 NAMES = {
-    **module_names("biogpt.layers.*", LAYER),
+    **module_names("biogpt.layers.*", FAIRSEQ_LAYER),
     "embed": "biogpt.embed_tokens",
     "pos_embed": "biogpt.embed_positions",
     "ln_final": "biogpt.layer_norm",

@@ -12,30 +12,26 @@ from typing import Any
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
 from mi_core.hookspecs import hookimpl
-from mi_decoder import Attention, Layer, RMSNorm
+from mi_decoder import Attention, GatedMLP, Layer, RMSNorm
 from mi_decoder.examples import TINY
-from mi_decoder.fused import side_by_side
-from mi_decoder.rope_config import rotary
-from mi_decoder.translation import LLAMA_NAMES, blueprint, decoder, fused_names, gated_mlp, heads, module_names
+from mi_decoder.glm import glm_blueprint
+from mi_decoder.translation import LLAMA_NAMES, module_names
+
+__all__ = ["layer", "mi_family", "mi_family_examples"]
 
 BEHIND = {"ln1_post": "post_self_attn_layernorm", "ln2_post": "post_mlp_layernorm"}
 NAMES = {**LLAMA_NAMES, **module_names("model.layers.*", BEHIND)}
 
 
+def layer(mixer: Attention, mlp: GatedMLP, norm: RMSNorm) -> Layer:
+    """With norms before and behind both parts."""
+    return Layer(mixer, mlp, ln1=norm, ln2=norm, ln1_post=norm, ln2_post=norm)
+
+
 @hookimpl
 def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     """A decoder of equal layers."""
-    n_heads, n_kv_heads, d_head = heads(config, n_kv_heads=2, d_head=128)
-    n_ctx = config.size("max_position_embeddings", default=131072)
-    positions = rotary(config, d_head, n_ctx, part=0.5, interleaved=True)
-    bias = config.flag("attention_bias", default=True)
-    norm = RMSNorm(config.number("rms_norm_eps", default=1.5625e-7, at_least=0.0))
-    mixer, mlp = Attention(n_heads, n_kv_heads, d_head, positions, bias=bias), gated_mlp(config)
-    layer = Layer(mixer, mlp, ln1=norm, ln2=norm, ln1_post=norm, ln2_post=norm)
-    model = decoder(config, layer, norm, positions.scaling.reach(n_ctx))
-    halves = side_by_side([mlp.d_mlp, mlp.d_mlp])
-    names = fused_names("channel", "mlp.gate_up_proj", ("gate", "in"), halves, names=NAMES)
-    return blueprint(model, tensors, tied=config.flag("tie_word_embeddings", default=False), names=names)
+    return glm_blueprint(config, tensors, layer, NAMES)
 
 
 @hookimpl

@@ -12,21 +12,11 @@ from typing import Any
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
 from mi_core.hookspecs import hookimpl
-from mi_decoder import MLP, Attention, Layer, LayerNorm, ParallelLayer
-from mi_decoder.activations import ACTIVATIONS
+from mi_decoder import Attention, Layer, LayerNorm, ParallelLayer
 from mi_decoder.examples import TINY
-from mi_decoder.fused import of_each_head
+from mi_decoder.neox import NEOX_DROPPED, neox_names
 from mi_decoder.rope_config import rotary
-from mi_decoder.translation import blueprint, decoder, fused_names, heads, module_names
-
-LAYER = {"ln1": "input_layernorm", "mixer.o": "attention.dense", "ln2": "post_attention_layernorm"}
-LAYER |= {"channel.in": "mlp.dense_h_to_4h", "channel.out": "mlp.dense_4h_to_h"}
-OUTSIDE = {"embed": "gpt_neox.embed_in", "ln_final": "gpt_neox.final_layer_norm", "unembed": "embed_out"}
-DROPPED = {
-    "*.attention.bias": "the causal mask",
-    "*.attention.masked_bias": "the number that masked scores had",
-    "*rotary_emb.inv_freq": "rotary frequencies are computed from the config",
-}
+from mi_decoder.translation import blueprint, decoder, heads, plain_mlp
 
 
 @hookimpl
@@ -36,21 +26,18 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     n_ctx = config.size("max_position_embeddings", default=2048)
     positions = rotary(config, d_head, n_ctx, theta_key="rotary_emb_base", part=0.25, part_key="rotary_pct")
     bias = config.flag("attention_bias", default=True)
-    activation = ACTIVATIONS[config.choice("hidden_act", ACTIVATIONS, default="gelu")]
     norm = LayerNorm(config.number("layer_norm_eps", default=1e-5, at_least=0.0))
     kind = ParallelLayer if config.flag("use_parallel_residual", default=True) else Layer
     layer = kind(
         ln1=norm,
         mixer=Attention(n_heads, n_heads, d_head, positions, bias=bias, out_bias=bias),
         ln2=norm,
-        channel=MLP(config.size("intermediate_size"), activation),
+        channel=plain_mlp(config),
     )
     model = decoder(config, layer, norm, positions.scaling.reach(n_ctx))
-    names = module_names("gpt_neox.layers.*", LAYER) | OUTSIDE
-    parts = of_each_head(n_heads, d_head)
-    names = fused_names("mixer", "attention.query_key_value", "qkv", parts, names=names, layer="gpt_neox.layers.*")
+    names = neox_names("gpt_neox", n_heads, d_head)
     tied = config.flag("tie_word_embeddings", default=False)
-    return blueprint(model, tensors, tied=tied, names=names, prefix="gpt_neox.", dropped=DROPPED)
+    return blueprint(model, tensors, tied=tied, names=names, prefix="gpt_neox.", dropped=NEOX_DROPPED)
 
 
 @hookimpl

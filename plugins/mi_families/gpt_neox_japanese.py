@@ -16,19 +16,11 @@ from mi_core.hookspecs import hookimpl
 from mi_decoder import MLP, Attention, Layer, LayerNorm
 from mi_decoder.activations import ACTIVATIONS
 from mi_decoder.examples import TINY
-from mi_decoder.fused import of_each_head
+from mi_decoder.neox import NEOX_DROPPED, neox_names
 from mi_decoder.rope_config import rotary
-from mi_decoder.translation import blueprint, decoder, fused_names, heads, module_names
+from mi_decoder.translation import blueprint, decoder, heads
 
 STEM = "gpt_neox_japanese"
-LAYER = {"ln1": "input_layernorm", "mixer.o": "attention.dense", "ln2": "post_attention_layernorm"}
-LAYER |= {"channel.in": "mlp.dense_h_to_4h", "channel.out": "mlp.dense_4h_to_h"}
-OUTSIDE = {"embed": f"{STEM}.embed_in", "ln_final": f"{STEM}.final_layer_norm", "unembed": "embed_out"}
-DROPPED = {
-    "*.attention.bias": "the causal mask",
-    "*.attention.masked_bias": "the number that masked scores had",
-    "*rotary_emb.inv_freq": "rotary frequencies are computed from the config",
-}
 INERT = {"hidden_dropout": "dropout, which is off", "weight_tying": "tie_word_embeddings, in the training code"}
 
 
@@ -46,10 +38,9 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
         return Layer(Attention(n_heads, n_heads, d_head, positions, out_bias=index == last), mlp, ln1=norm, ln2=norm)
 
     model = decoder(config, layer, norm, positions.scaling.reach(n_ctx))
-    names, views = module_names(f"{STEM}.layers.*", LAYER) | OUTSIDE, of_each_head(n_heads, d_head)
-    names = fused_names("mixer", "attention.query_key_value", "qkv", views, names=names, layer=f"{STEM}.layers.*")
+    names = neox_names(STEM, n_heads, d_head)
     tied = config.flag("tie_word_embeddings", default=True)
-    found = blueprint(model, tensors, tied=tied, names=names, prefix=f"{STEM}.", dropped=DROPPED, inert=INERT)
+    found = blueprint(model, tensors, tied=tied, names=names, prefix=f"{STEM}.", dropped=NEOX_DROPPED, inert=INERT)
     bias = f"layers.{last}.mixer.o_bias"
     name = found.weights[bias].names[0].replace(".dense.bias", ".dense_bias")
     return replace(found, weights={**found.weights, bias: Weight.of(name)})

@@ -21,13 +21,13 @@ from mi_decoder.translation import blueprint
 @hookimpl
 def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     """A decoder of equal layers; ``qkv_bias`` and ``bias`` are what the first files called its biases."""
-    older = {"bias": config.flag("qkv_bias", default=False), "mlp_bias": config.flag("bias", default=False)}
-    model = llama_decoder(config, n_kv_heads=2, d_head=128, n_ctx=32768, eps=1e-5, **older)
-    layer = model.layers[0]
-    if layer.mixer.bias != layer.channel.bias:
+    bias = config.flag("attention_bias", default=config.flag("qkv_bias", default=False))
+    mlp_bias = config.flag("mlp_bias", default=config.flag("bias", default=False))
+    if bias != mlp_bias:
         raise BadConfig(
             f"{config.where}: 'qkv_bias' and 'bias' differ, which the reference does not compute.", path=config.where
         )
+    model = llama_decoder(config, n_kv_heads=2, d_head=128, n_ctx=32768, eps=1e-5, bias=bias, mlp_bias=mlp_bias)
     return blueprint(model, tensors, tied=config.flag("tie_word_embeddings", default=False))
 
 

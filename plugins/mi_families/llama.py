@@ -12,10 +12,8 @@ from typing import Any
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
 from mi_core.hookspecs import hookimpl
-from mi_decoder import Attention, Decoder, GatedMLP, Layer, RMSNorm
-from mi_decoder.activations import ACTIVATIONS
-from mi_decoder.rope_config import rotary
-from mi_decoder.translation import blueprint, heads
+from mi_decoder.llama import llama_decoder
+from mi_decoder.translation import blueprint
 
 INERT = {
     "is_llama_config": "a note of the tool that wrote the file",
@@ -27,29 +25,9 @@ INERT = {
 @hookimpl
 def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     """A decoder of equal layers, as the config describes it."""
-    n_heads, n_kv_heads, d_head = heads(config)
-    n_ctx = config.size("max_position_embeddings", default=2048)
-    positions = rotary(config, d_head, n_ctx)
-    bias = config.flag("attention_bias", default=False)
-    norm = RMSNorm(config.number("rms_norm_eps", default=1e-6, at_least=0.0))
-    layer = Layer(
-        ln1=norm,
-        mixer=Attention(n_heads, n_kv_heads, d_head, positions, bias=bias, out_bias=bias),
-        ln2=norm,
-        channel=GatedMLP(
-            config.size("intermediate_size"),
-            ACTIVATIONS[config.choice("hidden_act", ACTIVATIONS, default="silu")],
-            bias=config.flag("mlp_bias", default=False),
-        ),
+    return blueprint(
+        llama_decoder(config), tensors, tied=config.flag("tie_word_embeddings", default=False), inert=INERT
     )
-    model = Decoder(
-        d_vocab=config.size("vocab_size"),
-        d_model=config.size("hidden_size"),
-        layers=(layer,) * config.size("num_hidden_layers"),
-        ln_final=norm,
-        n_ctx=positions.scaling.reach(n_ctx),
-    )
-    return blueprint(model, tensors, tied=config.flag("tie_word_embeddings", default=False), inert=INERT)
 
 
 @hookimpl

@@ -12,11 +12,10 @@ from typing import Any
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
 from mi_core.hookspecs import hookimpl
-from mi_decoder import MLP, Attention, Layer, LayerNorm, OnePlusGain
-from mi_decoder.activations import ACTIVATIONS
+from mi_decoder import Attention, Layer, LayerNorm, OnePlusGain
 from mi_decoder.examples import TINY
 from mi_decoder.rope_config import rotary
-from mi_decoder.translation import blueprint, decoder, heads
+from mi_decoder.translation import blueprint, decoder, heads, plain_mlp
 
 
 @hookimpl
@@ -26,10 +25,9 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     n_ctx = config.size("max_position_embeddings", default=4096)
     positions = rotary(config, d_head, n_ctx, part=0.5)
     bias, mlp_bias = (config.flag(key, default=False) for key in ("attention_bias", "mlp_bias"))
-    activation = ACTIVATIONS[config.choice("hidden_act", ACTIVATIONS, default="relu2")]
     norm = LayerNorm(config.number("norm_eps", default=1e-5, at_least=0.0), OnePlusGain())
     mixer = Attention(n_heads, n_kv_heads, d_head, positions, bias=bias, out_bias=bias)
-    layer = Layer(mixer, MLP(config.size("intermediate_size"), activation, bias=mlp_bias), ln1=norm, ln2=norm)
+    layer = Layer(mixer, plain_mlp(config, activation="relu2", bias=mlp_bias), ln1=norm, ln2=norm)
     model = decoder(config, layer, norm, positions.scaling.reach(n_ctx))
     return blueprint(model, tensors, tied=config.flag("tie_word_embeddings", default=False))
 

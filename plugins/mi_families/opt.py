@@ -16,13 +16,11 @@ from mi_core.hookspecs import hookimpl
 from mi_decoder import MLP, Attention, Layer, LayerNorm, LearnedPositions, NoGain, PostNormLayer, WideGain
 from mi_decoder.activations import ACTIVATIONS
 from mi_decoder.examples import TINY
+from mi_decoder.fairseq import FAIRSEQ_LAYER
 from mi_decoder.translation import blueprint, decoder, heads, module_names
 
-LAYER = {f"mixer.{name}": f"self_attn.{name}_proj" for name in "qkv"}
-LAYER |= {"mixer.o": "self_attn.out_proj", "ln1": "self_attn_layer_norm", "ln2": "final_layer_norm"}
-LAYER |= {"channel.in": "fc1", "channel.out": "fc2"}
 NAMES = {
-    **module_names("model.decoder.layers.*", LAYER),
+    **module_names("model.decoder.layers.*", FAIRSEQ_LAYER),
     "embed": "model.decoder.embed_tokens",
     "embed_proj": "model.decoder.project_in",
     "pos_embed": "model.decoder.embed_positions",

@@ -12,11 +12,10 @@ from typing import Any
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
 from mi_core.hookspecs import hookimpl
-from mi_decoder import MLP, Attention, HeadNorm, LayerNorm, ParallelLayer
-from mi_decoder.activations import ACTIVATIONS
+from mi_decoder import Attention, HeadNorm, LayerNorm, ParallelLayer
 from mi_decoder.examples import TINY
 from mi_decoder.rope_config import rotary
-from mi_decoder.translation import LLAMA_NAMES, blueprint, decoder, heads, module_names
+from mi_decoder.translation import LLAMA_NAMES, blueprint, decoder, heads, module_names, plain_mlp
 
 LAYER = {"mixer.o": "self_attn.dense", "mixer.q_norm": "self_attn.q_layernorm", "mixer.k_norm": "self_attn.k_layernorm"}
 LAYER |= {"channel.in": "mlp.fc1", "channel.out": "mlp.fc2"}
@@ -29,11 +28,10 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     n_heads, n_kv_heads, d_head = heads(config)
     n_ctx = config.size("max_position_embeddings", default=2048)
     positions = rotary(config, d_head, n_ctx, part=0.5)
-    activation = ACTIVATIONS[config.choice("hidden_act", ACTIVATIONS, default="gelu_new")]
     norm = LayerNorm(config.number("layer_norm_eps", default=1e-5, at_least=0.0))
     qk_norm = HeadNorm(norm) if config.flag("qk_layernorm", default=False) else None
     mixer = Attention(n_heads, n_kv_heads, d_head, positions, bias=True, out_bias=True, qk_norm=qk_norm)
-    layer = ParallelLayer(mixer, MLP(config.size("intermediate_size"), activation), ln1=norm)
+    layer = ParallelLayer(mixer, plain_mlp(config, activation="gelu_new"), ln1=norm)
     model = decoder(config, layer, norm, positions.scaling.reach(n_ctx), unembed_bias=True)
     return blueprint(model, tensors, tied=config.flag("tie_word_embeddings", default=False), names=NAMES)
 

@@ -12,11 +12,10 @@ from typing import Any
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
 from mi_core.hookspecs import hookimpl
-from mi_decoder import MLP, Attention, Layer, LayerNorm
-from mi_decoder.activations import ACTIVATIONS
+from mi_decoder import Attention, Layer, LayerNorm
 from mi_decoder.examples import TINY
 from mi_decoder.rope_config import rotary
-from mi_decoder.translation import LLAMA_NAMES, blueprint, decoder, heads
+from mi_decoder.translation import LLAMA_NAMES, blueprint, decoder, heads, plain_mlp
 
 NAMES = {
     **LLAMA_NAMES,
@@ -34,13 +33,12 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     n_ctx = config.size("max_position_embeddings", default=4096)
     positions = rotary(config, d_head, n_ctx)
     bias, window = config.flag("use_bias", default=True), config.size("sliding_window", default=None)
-    activation = ACTIVATIONS[config.choice("hidden_act", ACTIVATIONS, default="gelu_pytorch_tanh")]
     norm = LayerNorm(config.number("norm_epsilon", default=1e-5, at_least=0.0))
     layer = Layer(
         ln1=norm,
         mixer=Attention(n_heads, n_kv_heads, d_head, positions, bias=bias, out_bias=bias, window=window),
         ln2=norm,
-        channel=MLP(config.size("intermediate_size"), activation, bias=bias),
+        channel=plain_mlp(config, activation="gelu_pytorch_tanh", bias=bias),
     )
     model = decoder(config, layer, norm, positions.scaling.reach(n_ctx))
     return blueprint(model, tensors, tied=config.flag("tie_word_embeddings", default=True), names=NAMES, inert=INERT)

@@ -15,14 +15,12 @@ from mi_core.errors import BadConfig
 from mi_core.hookspecs import hookimpl
 from mi_decoder import MLP, Attention, Decoder, Layer, LayerNorm
 from mi_decoder.activations import ACTIVATIONS
+from mi_decoder.fairseq import FAIRSEQ_LAYER
 from mi_decoder.sinusoids import Sinusoids
 from mi_decoder.translation import blueprint, module_names
 
-LAYER = {f"mixer.{name}": f"self_attn.{name}_proj" for name in "qkv"}
-LAYER |= {"mixer.o": "self_attn.out_proj", "ln1": "self_attn_layer_norm", "ln2": "final_layer_norm"}
-LAYER |= {"channel.in": "fc1", "channel.out": "fc2"}
 NAMES = {
-    **module_names("model.layers.*", LAYER),
+    **module_names("model.layers.*", FAIRSEQ_LAYER),
     "embed": "model.embed_tokens",
     "ln_final": "model.layer_norm",
     "unembed": "lm_head",
