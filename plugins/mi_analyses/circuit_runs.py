@@ -15,7 +15,7 @@ from mi_analyses.circuit_specs import circuit_spec
 from mi_analyses.circuits import Circuit
 from mi_analyses.graph_nodes import Graph
 from mi_analyses.prompt_pairs import check_lengths
-from mi_core.errors import SelectorError, ValueMismatch
+from mi_core.errors import SelectorError, UnsupportedAnalysis, ValueMismatch
 from mi_core.labelled import Label, Labelled
 
 __all__ = ["CircuitRuns", "faithful"]
@@ -58,12 +58,15 @@ class CircuitRuns:
         """Run what parts are ablated to; ``corrupt`` may be None where everything outside is zero.
 
         Raises:
+            UnsupportedAnalysis: of edges: a part's input cannot be written apart from the stream.
             SelectorError: no such ablation, or no prompts for it, or prompts of other lengths than the clean ones.
         """
         if ablation not in ABLATIONS:
             raise SelectorError(f"ablation={ablation!r}: give one of {', '.join(map(repr, ABLATIONS))}.")
         if corrupt is None and ablation != "zero":
             raise SelectorError(f'ablation="{ablation}" needs prompts to take activations from: give corrupt prompts.')
+        if of_edges:
+            refuse_hidden_inputs(graph)
         prompts = AlignedPrompts.of(model, clean, attention_mask)
         rows = len(prompts.ids)
         other = prompts
@@ -91,6 +94,17 @@ class CircuitRuns:
     def spec(self, circuit: Circuit) -> mi.HookSpec:
         """What ablates all that is outside of a circuit."""
         return circuit_spec(self.model, self.graph, circuit, self.ablated)
+
+
+def refuse_hidden_inputs(graph: Graph) -> None:
+    """Refuse edges where a mixer's input cannot be written apart from the stream."""
+    for layer, here in enumerate(graph.layers):
+        if here.attn and not here.attn_reads:
+            raise UnsupportedAnalysis(
+                f"{graph.name!r} is no graph of edges: what the mixer of layer {layer} reads cannot be written apart "
+                "from the stream. Use a circuit of nodes.",
+                layer=layer,
+            )
 
 
 def faithful(metric: Labelled, clean: Labelled, empty: Labelled) -> Labelled:

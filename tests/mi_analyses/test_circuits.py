@@ -16,7 +16,7 @@ from mi_analyses.circuits import Circuit
 from mi_analyses.graph_nodes import Edge, Graph, Node
 from mi_core.building import initialise_randomly
 from mi_core.cli.main import main
-from mi_core.errors import SelectorError, ValueMismatch
+from mi_core.errors import SelectorError, UnsupportedAnalysis, ValueMismatch
 from mi_core.labelled import Labelled
 
 GPT = {"model_type": "gpt2", "vocab_size": 61, "n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 32}
@@ -213,6 +213,17 @@ def test_scores_and_metrics_that_say_nothing_are_refused():
         circuit_curve(*pair, {"L0H1": 1.0}, by="name")
     with pytest.raises(ValueMismatch, match="Choose other answers"):
         circuit_faithfulness(model("gpt2"), [1, 2, 3], [1, 2, 3], METRIC, ["embed"])
+
+
+def test_recurrent_layers_are_nodes_but_have_no_edges():
+    config = {"model_type": "rwkv", "vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "context_length": 32}
+    recurrent = mi.build(config, trainable=False, device="cpu")
+    initialise_randomly(recurrent, 1)
+    pair = (recurrent, [1, 2, 3], [1, 4, 3], METRIC)
+    result = circuit_faithfulness(*pair, ["embed", "attn 0", "mlp 0", "attn 1", "mlp 1"])
+    assert result.faithfulness == pytest.approx(1, abs=1e-3)
+    with pytest.raises(UnsupportedAnalysis, match="Use a circuit of nodes"):
+        circuit_faithfulness(*pair, ["embed -> mlp 0", "mlp 0 -> logits"])
 
 
 def test_circuits_are_judged_from_a_shell(tmp_path, capsys):
