@@ -1,0 +1,58 @@
+"""Configs that the reference cannot run, or computes in a way that is not computed here, are refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mi_core import plugins
+from mi_core.config import Config
+from mi_core.errors import BadConfig
+
+
+def example(family: str) -> dict[str, Any]:
+    return dict(plugins.plugin("mi_core.families", family).call("mi_family_examples")[0])
+
+
+def blueprint(family: str, **changes: Any) -> Any:
+    config = Config({**example(family), **changes})
+    return plugins.plugin("mi_core.families", family).call("mi_family", config=config, tensors=None)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("falcon", {"new_decoder_architecture": True, "parallel_attn": False}, "new_decoder_architecture"),
+        ("falcon", {"num_ln_in_parallel_attn": 2, "new_decoder_architecture": False}, "num_ln_in_parallel_attn"),
+        ("codegen", {"n_head": 2}, "'n_head' is 2, it must divide by 4"),
+        ("codegen", {"rotary_dim": 3}, "rotary_dim"),
+        ("xglm", {"attention_heads": 5}, "attention_heads"),
+        ("internlm3", {"attention_bias": True, "mlp_bias": False}, "'qkv_bias' and 'bias' differ"),
+        ("iquestcoder", {"clip_qkv": 8.0}, "clip_qkv"),
+        ("iquestcoder", {"use_sliding_window": True}, "use_sliding_window"),
+        ("hunyuan_v1_dense", {"rope_parameters": {"rope_type": "dynamic", "alpha": 0.0, "factor": 1.0}}, "alpha"),
+        ("olmo", {"clip_qkv": -1.0}, "clip_qkv"),
+        ("ministral", {"sliding_window": None}, "sliding_window"),
+        ("openai-gpt", {"afn": "sine"}, "afn"),
+        ("opt", {"word_embed_proj_dim": 0}, "word_embed_proj_dim"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_by_name(family: str, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadConfig, match=words):
+        blueprint(family, **changes)
+
+
+def test_the_code_world_model_s_positions_are_llama_3_s_where_its_config_leaves_them_out() -> None:
+    from transformers import CwmConfig
+
+    config = {key: value for key, value in example("cwm").items() if not key.startswith("rope")}
+    plain, given = blueprint("cwm"), blueprint("cwm", rope_parameters=dict(CwmConfig(**config).rope_parameters))
+    assert plain.backend().spec == given.backend().spec
+    assert type(plain.backend().spec.layers[0].mixer.positions.scaling).__name__ == "Llama3"
+
+
+def test_the_last_layer_alone_has_a_bias_in_japanese_gpt_neox() -> None:
+    weights = blueprint("gpt_neox_japanese").weights
+    biases = {name: weight.names for name, weight in weights.items() if name.endswith("o_bias")}
+    assert biases == {"layers.1.mixer.o_bias": ("gpt_neox_japanese.layers.1.attention.dense_bias",)}
