@@ -18,8 +18,8 @@ from mi_core.vocabulary import site
 from mi_decoder.alibi import Alibi
 from mi_decoder.head_norms import HeadNorm, head_normed
 from mi_decoder.in_parts import in_parts
-from mi_decoder.kernels import causal_is_enough, explicit, fused, masked, open_edges
-from mi_decoder.memory import KeyValues, per_head
+from mi_decoder.kernels import Window, causal_is_enough, explicit, fused, masked, open_edges
+from mi_decoder.memory import KeyValues, ends, per_head
 from mi_decoder.rotary import Rotary
 from mi_decoder.split_inputs import OwnInput
 from mi_decoder.temperature import Temperature
@@ -43,7 +43,7 @@ class Attention:
     out_bias: bool = False
     scale: float | None = None
     """What scores are multiplied by; ``d_head ** -0.5`` if None."""
-    window: int | None = None
+    window: Window = None
     """How many positions a query sees, its own included; all earlier ones if None."""
     softcap: float | None = None
     """What scores are squeezed below; a kernel with explicit scores then always runs."""
@@ -220,7 +220,7 @@ class AttentionModule(nn.Module):
             z = fused(q, k, v, self.scale)
         else:
             z = masked(q, k, v, self.scale, open_edges(batch, continued, cut, window), bias)
-        remembered = None if batch.record is None else KeyValues(k, v, batch.start + batch.length, regime)
+        remembered = None if batch.record is None else KeyValues(k, v, ends(batch), regime)
         return z, remembered
 
     def biases(

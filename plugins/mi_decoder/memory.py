@@ -93,7 +93,7 @@ class KeyValues:
             MemoryMismatch: other rows than those of the memory, or a row that goes on behind what it has seen.
         """
         starts, _ = extents(batch)
-        if len(starts) != len(self.keys) or bool((batch.start > self.length).any()):
+        if len(starts) != self.keys.shape[0] or self._falls_short(batch):
             raise MemoryMismatch(
                 f"the memory covers {self.length.tolist()!r} positions of its rows, the call goes on from {starts!r}: "
                 "give each row the memory of its own prefix",
@@ -101,28 +101,42 @@ class KeyValues:
             )
         return append(self.keys, keys, batch), append(self.values, values, batch)
 
+    def _falls_short(self, batch: Batch) -> bool:
+        """Whether some row goes on behind what it has seen."""
+        # layers that remember one call share one tensor of lengths: it is read once, and kept so that its id stays its
+        held: tuple[Tensor, bool] = batch.once(
+            ("mi_decoder.falls_short", id(self.length)),
+            lambda: (self.length, bool((batch.start > self.length).any())),
+        )
+        return held[1]
+
 
 def extents(batch: Batch) -> tuple[list[int], list[int]]:
     """Where each row starts and ends, as numbers; read from the device once for each call."""
     found: tuple[list[int], list[int]] = batch.once(
-        "mi_decoder.extents", lambda: (batch.start.tolist(), (batch.start + batch.length).tolist())
+        "mi_decoder.extents", lambda: (batch.start.tolist(), ends(batch).tolist())
     )
     return found
+
+
+def ends(batch: Batch) -> Int[Tensor, "batch"]:
+    """Where each row ends: one tensor for all layers of a call."""
+    made: Tensor = batch.once("mi_decoder.ends", lambda: batch.start + batch.length)
+    return made
 
 
 def append(
     old: Float[Tensor, "batch _ _ d_head"], new: Float[Tensor, "batch _ pos d_head"], batch: Batch
 ) -> Float[Tensor, "batch _ key_pos d_head"]:
     """``old`` up to each row's start, then ``new``; what no row needs is cut off at the end."""
-    starts, ends = extents(batch)
-    n_heads = max(old.shape[1], new.shape[1])
+    starts, stops = extents(batch)
+    n_heads, longest, whole = max(old.shape[1], new.shape[1]), max(starts), max(stops)
     old, new = per_head(old, n_heads), per_head(new, n_heads)
-    old = old[:, :, : max(starts)]
-    joined = torch.cat((old, new), 2)
-    if min(starts) != max(starts):
+    joined = torch.cat((old if old.shape[2] == longest else old[:, :, :longest], new), 2)
+    if min(starts) != longest:
         columns = batch.start[:, None] + torch.arange(new.shape[2], device=new.device)
         joined = joined.scatter(2, columns[:, None, :, None].expand_as(new), new)
-    return joined[:, :, : max(ends)]
+    return joined if joined.shape[2] == whole else joined[:, :, :whole]
 
 
 def per_head(x: Float[Tensor, "batch _ pos d_head"], n_heads: int) -> Float[Tensor, "batch _ pos d_head"]:

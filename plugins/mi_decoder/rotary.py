@@ -80,11 +80,15 @@ class Rotary:
         """``x cos + partner(x) sin``, the other dimensions as they are."""
         cos, sin = table
         n_dims = self.n_dims
-        turning = (x if x.shape[-1] == n_dims else x[..., :n_dims]).to(cos.dtype)
+        turning = x if x.shape[-1] == n_dims else x[..., :n_dims]
+        if turning.dtype != cos.dtype:
+            turning = turning.to(cos.dtype)
         if self.interleaved:
             partner = turning.view(*turning.shape[:-1], n_dims // 2, 2).flip(-1).flatten(-2)
         else:
             partner = turning.roll(n_dims // 2, -1)
         # in place on tensors that are fresh here; the products are rounded one by one, as in the reference
-        turned = (turning * cos).add_(partner.mul_(sin)).to(x.dtype)
+        turned = (turning * cos).add_(partner.mul_(sin))
+        if turned.dtype != x.dtype:
+            turned = turned.to(x.dtype)
         return turned if x.shape[-1] == n_dims else torch.cat((turned, x[..., n_dims:]), -1)
