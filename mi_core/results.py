@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -50,11 +50,22 @@ class ResultProvenance:
     @classmethod
     def of(cls, model: Model, run: Run, spec: HookSpec, inputs: Any = None) -> Self:
         """The provenance of whatever is computed from ``run``: of ``model`` on ``inputs``, with ``spec``."""
-        source = model.provenance
         rows = [ids[mask].tolist() for ids, mask in zip(run.tokens.cpu(), run.mask.cpu(), strict=True)]
         tokens = frozen(run.text_tokens)
         given = (inputs,) if isinstance(inputs, str) else inputs
         texts = isinstance(given, Sequence) and all(isinstance(text, str) for text in given)
+        return replace(
+            cls.of_weights(model),
+            prompts=tuple(given) if texts else tuple("".join(row) for row in tokens),
+            tokens=tokens,
+            ids=frozen(rows),
+            spec=spec_to_json(spec),
+        )
+
+    @classmethod
+    def of_weights(cls, model: Model) -> Self:
+        """The provenance of what is computed from the weights of ``model`` alone."""
+        source = model.provenance
         return cls(
             model=source.ref,
             family=source.family,
@@ -66,10 +77,6 @@ class ResultProvenance:
             ignored_config=source.ignored_config,
             ignored_tensors=source.ignored_tensors,
             versions=source.versions,
-            prompts=tuple(given) if texts else tuple("".join(row) for row in tokens),
-            tokens=tokens,
-            ids=frozen(rows),
-            spec=spec_to_json(spec),
         )
 
     def to_data(self) -> dict[str, Any]:
