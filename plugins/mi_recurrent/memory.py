@@ -65,9 +65,10 @@ class Snapshots:
             MemoryMismatch: other names, or other shapes behind rows and cuts; the message gives both.
         """
         seen, wanted = (
-            {name: list(tensor.shape[2:]) for name, tensor in held.items()} for held in (tensors, self.tensors())
+            {name: list(held[name].shape[2:]) for name in sorted(held) if name != "length"}
+            for held in (tensors, self.kept)
         )
-        if seen != wanted:
+        if seen != wanted or "length" not in tensors:
             raise MemoryMismatch(f"it holds {seen}, the layer remembers {wanted}", seen=seen, wanted=wanted)
         return Snapshots({name: tensors[name] for name in self.kept}, tensors["length"])
 

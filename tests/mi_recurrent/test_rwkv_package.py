@@ -26,11 +26,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize(("heads", "d_head"), [(2, 8), (1, 64)])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_logits_and_states_are_those_of_the_package(version: str, heads: int, d_head: int, tmp_path: Path) -> None:
+def test_logits_and_states_are_those_of_the_package(version: str, tmp_path: Path) -> None:
     path, ids, out = (str(tmp_path / name) for name in ("model.pth", "ids.json", "out.safetensors"))
-    torch.save(random_original(version, seed=heads, layers=3, heads=heads, d_head=d_head), path)
+    torch.save(random_original(version, layers=3, heads=3, d_head=8), path)
     Path(ids).write_text(json.dumps(IDS))
     switches = {"RWKV_V7_ON": "1" if version == "rwkv7" else "0", "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"}
     subprocess.run([sys.executable, SCRIPT, path, ids, out], env=os.environ | switches, check=True, capture_output=True)
