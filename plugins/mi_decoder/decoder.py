@@ -102,9 +102,9 @@ class DecoderBackend(nn.Module):
     def unembed(self, resid: Float[Tensor, "*batch d_model"], tap: Tap) -> Float[Tensor, "*batch d_vocab"]:
         """Final norm, unembedding, then scale and soft-cap."""
         norm: Any = self.ln_final
-        normed = resid if norm is None else norm.normalise(resid, tap)
+        normed = tap("unembed.hook_in", resid if norm is None else norm.normalise(resid, tap))
         spec, projection = self.spec, self._parameters["unembed_proj_weight"]
-        normed = tap("unembed.hook_in", normed if projection is None else linear(normed, projection))
+        normed = normed if projection is None else linear(normed, projection)
         logits = tap("unembed.hook_out", linear(normed, self.unembed_weight, self._parameters["unembed_bias"]))
         logits = logits if spec.logit_scale == 1.0 else logits * spec.logit_scale
         if spec.logit_softcap is not None:
@@ -122,19 +122,21 @@ class DecoderBackend(nn.Module):
             *(() if self.spec.positions is None else (site("hook_pos_embed", d_model=d_model),)),
             *merged([layer.sites() for layer in self.blocks]),
             *(() if norm is None else norm.sites()),
-            site("unembed.hook_in", d_model=self.spec.d_embed or d_model),
+            site("unembed.hook_in", d_model=d_model),
             site("unembed.hook_out", d_vocab=d_vocab),
             site("hook_logits", d_vocab=d_vocab),
         )
 
     def weights(self) -> Mapping[str, Tensor]:
-        """All weights in the field's names and layouts, as views."""
+        """All weights in the field's names and layouts: views, but for projected embeddings."""
         norm: Any = self.ln_final
         weights = {"embed.W_E": self.embed_weight, "unembed.W_U": self.unembed_weight.T}
+        if isinstance(self.embed_proj_weight, Tensor) and isinstance(self.unembed_proj_weight, Tensor):
+            # what leads to the stream and from it: the projections taken in
+            weights["embed.W_E"] = self.embed_weight @ self.embed_proj_weight.T
+            weights["unembed.W_U"] = (self.unembed_weight @ self.unembed_proj_weight).T
         if isinstance(self.unembed_bias, Tensor):
             weights["unembed.b_U"] = self.unembed_bias
-        for name, projection in (("embed", self.embed_proj_weight), ("unembed", self.unembed_proj_weight)):
-            weights.update({f"{name}.W_proj": projection.T} if isinstance(projection, Tensor) else {})
         if isinstance(self.pos_embed_weight, Tensor) and self.spec.positions is not None:
             weights["pos_embed.W_pos"] = self.pos_embed_weight[self.spec.positions.offset :]
         for index, layer in enumerate(self.blocks):
