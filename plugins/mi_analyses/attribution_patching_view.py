@@ -72,5 +72,5 @@ def verdict(result: Any) -> str:
     said += f"; rank correlation {ranks} over {int(drawn.sum())} drawn cells."
     missed = torch.where(drawn & (why & LARGE == 0), exact.abs(), -1.0)
     if bool((why & LARGE > 0).any()) and float(missed.max()) >= 0:
-        said += f" Largest drawn one that was not among the estimates chosen: {float(missed.max()):.2f}."
+        said += f" Largest drawn effect that the estimates did not choose: {float(missed.max()):.2f}."
     return said

@@ -135,11 +135,11 @@ def test_a_shared_key_feeds_every_head_that_shares_it():
         "embed -> L0KV0.k": 1.0,
         "L0H0 -> logits": 0.0,
         "L0H1 -> logits": 0.0,
-        "L0H2 -> logits": 1.0,
-        "L0H3 -> logits": 0.0,
+        "L0H2 -> logits": 0.0,
+        "L0H3 -> logits": 1.0,
     }
     kept = chosen_edges(scores_of(shared), None, 0.5, "top", prune=True)
-    assert set(kept) == {"embed -> L0KV1.k", "L0H2 -> logits"}
+    assert set(kept) == {"embed -> L0KV1.k", "L0H3 -> logits"}
 
 
 @settings(max_examples=20)
