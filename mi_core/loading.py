@@ -25,7 +25,7 @@ from mi_core.inert import check_config_used
 from mi_core.provenance import Provenance
 from mi_core.quantised import refuse_quantised_tensors
 from mi_core.resembling import hinted
-from mi_core.tensors import PICKLES, TensorIndex
+from mi_core.tensors import PICKLES, WEIGHTS, TensorIndex
 
 if TYPE_CHECKING:
     from mi_core.model import Model
@@ -105,7 +105,7 @@ def load(
 
     place = chosen_device(device)
     files = resolve(ref, revision=revision, token=token, allow_pickle=allow_pickle)
-    if files.has(CONFIG) or not files.names():
+    if files.has(CONFIG) or not any(name.endswith(WEIGHTS) for name in files.names()):
         config = read_config(files)
         family = family_of(config, backend)
         tensors = TensorIndex.read(files, allow_pickle=allow_pickle)

@@ -14,13 +14,14 @@ from mi_core.errors import BadConfig, CorruptCheckpoint, ModelNotFound
 from mi_core.files import Files
 from mi_core.safetensors_header import TensorInfo, read_header
 
-__all__ = ["PICKLES", "TensorIndex", "TensorInfo"]
+__all__ = ["PICKLES", "WEIGHTS", "TensorIndex", "TensorInfo"]
 
 SINGLE: Final = "model.safetensors"
 SHARDED: Final = "model.safetensors.index.json"
 PICKLE: Final = "pytorch_model.bin"
 PICKLE_SHARDED: Final = "pytorch_model.bin.index.json"
 PICKLES: Final = (".bin", ".pt", ".pth")
+WEIGHTS: Final = (".safetensors", *PICKLES)
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,24 @@ def test_contradictions_are_refused(version: str, config: dict[str, Any], said: 
         mi.load(str(changed(version, tmp_path, config)))
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("attention.ln_x.weight", "attention.time_first"), r"RWKV-5\.0 or 5\.1\. They are not computed"),
+        (
+            ("attn.x_proj.0.weight", "attn.r_proj.linear.weight"),
+            "in the layout of flash-linear-attention. They are not",
+        ),
+        (("attention.query.weight",), "of no version that is known. Is this a checkpoint of another library"),
+    ],
+)
+def test_versions_that_are_not_computed_are_named(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((DATA / "rwkv6-seed0" / "config.json").read_text())
+    save_file({f"rwkv.blocks.0.{name}": torch.ones(2) for name in names}, tmp_path / "model.safetensors")
+    with pytest.raises(BadConfig, match=said):
+        mi.load(str(tmp_path))
+
+
 def test_missing_low_rank_maps_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingTensors, match=r"layers\.1\.attn\.a_lora"):
         mi.load(str(changed("rwkv7", tmp_path, {}, drop="layers.1.attn.a_lora.lora.0")))
