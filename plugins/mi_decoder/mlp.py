@@ -69,7 +69,7 @@ class GatedMLPModule(nn.Module):
         ):
             self.register_parameter(f"{name}_weight", empty(rows, columns))
             self.register_parameter(f"{name}_bias", empty(rows) if spec.bias else None)
-        self.norm = None if spec.norm is None else spec.norm.build(spec.d_mlp, f"{name}.norm")
+        self.norm = None if spec.norm is None else spec.norm.build(spec.d_mlp, f"{self.name}.norm")
 
     def transform(
         self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap

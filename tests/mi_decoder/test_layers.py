@@ -9,7 +9,17 @@ from torch import Tensor, nn
 
 from mi_core.protocols import Batch
 from mi_core.taps import IDLE, IdleTap
-from mi_decoder import Attention, Decoder, DecoderBackend, GatedMLP, Layer, ParallelLayer, RMSNorm, Rotary
+from mi_decoder import (
+    Attention,
+    Decoder,
+    DecoderBackend,
+    GatedMLP,
+    Layer,
+    ParallelLayer,
+    PostNormLayer,
+    RMSNorm,
+    Rotary,
+)
 from mi_decoder.parts import ChannelModule, LayerModule, MixerModule, NormModule
 
 ATTENTION = Attention(4, 2, 8, Rotary(8))
@@ -23,6 +33,7 @@ LAYERS = {
     "multiplied": Layer(ATTENTION, MLP, ln1=NORM, ln2=NORM, multiplier=0.3),
     "parallel, one norm": ParallelLayer(ATTENTION, MLP, ln1=NORM),
     "parallel, two norms": ParallelLayer(ATTENTION, MLP, ln1=NORM, ln2=NORM),
+    "norms on the stream": PostNormLayer(ATTENTION, MLP, NORM, NORM),
 }
 
 
@@ -41,7 +52,7 @@ class Seeing(IdleTap):
         return True
 
 
-def filled(*layers: Layer | ParallelLayer) -> DecoderBackend:
+def filled(*layers: Layer | ParallelLayer | PostNormLayer) -> DecoderBackend:
     backend = Decoder(61, 32, layers, ln_final=NORM).build()
     for module in backend.modules():
         for name, parameter in list(module._parameters.items()):
@@ -77,6 +88,17 @@ def test_the_residual_equations_hold(name: str) -> None:
     if name.startswith("parallel"):
         assert "hook_resid_mid" not in seen
         assert torch.equal(after.resid, pre + seen["hook_attn_out"] + seen["hook_mlp_out"])
+    elif name == "norms on the stream":
+        ln1_post, ln2_post = (backend.weight(f"blocks.0.ln{part}_post.w") for part in (1, 2))
+        middle, end = seen["hook_resid_mid"], after.resid
+        for result, total, gain in (
+            (middle, pre + seen["hook_attn_out"], ln1_post),
+            (end, middle + seen["hook_mlp_out"], ln2_post),
+        ):
+            torch.testing.assert_close(result, total / (total.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * gain)
+        assert torch.equal(seen["attn.hook_in"], pre)
+        assert torch.equal(seen["mlp.hook_in"], middle)
+        assert "no plain sum" in backend.shape.residual[0].reason
     else:
         assert torch.equal(seen["hook_resid_mid"], pre + seen["hook_attn_out"])
         assert torch.equal(after.resid, seen["hook_resid_mid"] + seen["hook_mlp_out"])
