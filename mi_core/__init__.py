@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     from mi_core.run import Run
     from mi_core.spec import HookSpec, capture, insert, intervene
     from mi_core.sweeping import Sweep, SweepInterrupted
+    from mi_core.token_map import TokenMap
 
 __all__ = [
     "GENERATED",
@@ -85,6 +86,7 @@ __all__ = [
     "Sweep",
     "SweepInterrupted",
     "Token",
+    "TokenMap",
     "Turn",
     "Zero",
     "ablation_grid",
@@ -188,6 +190,7 @@ HOMES = {
         "Sweep",
         "SweepInterrupted",
     ),
+    "token_map": ("TokenMap",),
 }
 """The module of each public name."""
 

@@ -163,12 +163,16 @@ class Span(_OfText):
 
     def find(self, row: RowText, number: int) -> list[int]:
         """The tokens of the chosen occurrence."""
+        return self._choose(self.occurrences(row, number), row, number)
+
+    def occurrences(self, row: RowText, number: int) -> list[list[int]]:
+        """The tokens of every occurrence."""
         text = self.of_row(number)
         starts, start = [], row.text.find(text)
         while start >= 0:
             starts.append(start)
             start = row.text.find(text, start + 1)
-        return self._choose([_covering(row, start, start + len(text)) for start in starts], row, number)
+        return [_covering(row, start, start + len(text)) for start in starts]
 
     def _near(self, row: RowText, number: int) -> str:
         start = row.text.lower().find(self.of_row(number).lower())

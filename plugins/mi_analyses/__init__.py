@@ -5,6 +5,7 @@ Importing one imports the core and nothing heavy beside it; views and commands a
 
 from mi_analyses.ablation import Ablation, ablation
 from mi_analyses.activation_patching import ActivationPatching, activation_patching
+from mi_analyses.activation_pca import ActivationPCA, activation_pca
 from mi_analyses.activation_steering import ActivationSteering, activation_steering
 from mi_analyses.attention_knockout import AttentionKnockout, attention_knockout
 from mi_analyses.attention_patterns import AttentionPatterns, attention_patterns
@@ -25,6 +26,7 @@ from mi_analyses.steering_vectors import SteeringVector, steering_vectors
 __all__ = [
     "PATTERN_VIEWS",
     "Ablation",
+    "ActivationPCA",
     "ActivationPatching",
     "ActivationSteering",
     "AttentionKnockout",
@@ -43,6 +45,7 @@ __all__ = [
     "SteeringVector",
     "ablation",
     "activation_patching",
+    "activation_pca",
     "activation_steering",
     "attention_knockout",
     "attention_patterns",
