@@ -27,11 +27,13 @@ class Weight:
 
     names: tuple[str, ...]
     view: Callable[..., Tensor] = only
+    wide: bool = False
+    """Whether it stays float32 where the model's dtype is narrower."""
 
     @classmethod
-    def of(cls, *names: str, view: Callable[..., Tensor] = only) -> Weight:
+    def of(cls, *names: str, view: Callable[..., Tensor] = only, wide: bool = False) -> Weight:
         """``Weight.of("a")`` is the tensor ``a``; ``Weight.of("a", view=f)`` is ``f(a)``."""
-        return cls(names, view)
+        return cls(names, view, wide)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ def fill(
     for name, weight in blueprint.weights.items():
         value = viewed(name, weight, tensors)
         check_value(name, weight, value, places[name], tensors)
-        assign(module, name, converted(value, dtype, device))
+        kept = torch.promote_types(dtype, torch.float32) if weight.wide else dtype
+        assign(module, name, converted(value, kept, device))
     tie(module, blueprint)
     check_loaded(module, family)
     return ignored

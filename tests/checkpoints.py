@@ -27,13 +27,14 @@ TINY: Mapping[str, Any] = {
 
 def reference(config: Mapping[str, Any], *, seed: int = 0, dtype: str = "float32", attention: str = "eager") -> Any:
     """The reference model of a config, its norm gains and biases random too."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     values = {key: value for key, value in config.items() if key != "model_type"}
     hf = AutoConfig.for_model(config["model_type"], **json.loads(json.dumps(values)))
     hf._experts_implementation = "eager"  # the fused kernel asks for wider experts than tiny ones in bfloat16
     # not .to(dtype) afterwards: that would round the rotary frequencies, which loading never does
-    model = AutoModelForCausalLM.from_config(hf, attn_implementation=attention, dtype=getattr(torch, dtype))
+    kind = AutoModelForCausalLM if type(hf) in AutoModelForCausalLM._model_mapping else AutoModelForImageTextToText
+    model = kind.from_config(hf, attn_implementation=attention, dtype=getattr(torch, dtype))
     scramble(model, seed)
     return model.eval()
 
@@ -91,9 +92,9 @@ def old_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def behind_the_last_layer(model: Any, stream: Tensor) -> Tensor:
     """What a reference model makes of the stream behind its last layer, where it returns that: norm, projection."""
-    inner = (getattr(model.base_model, name, None) for name in ("decoder", "language_model"))
+    inner = (getattr(model.base_model, name, None) for name in ("decoder", "language_model", "model"))
     stack = next((found for found in inner if found is not None), model.base_model)
-    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "project_out"):
+    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm", "layer_norm", "norm_f", "project_out"):
         part = getattr(stack, name, None)
         stream = stream if part is None else part(stream)
     return stream
@@ -121,7 +122,9 @@ def reference_routers(model: Any, ids: Tensor) -> list[Tensor]:
     found: list[Tensor] = []
 
     def keep(module: nn.Module, _: Any, output: tuple[Tensor, ...]) -> None:
-        found.append(next(part for part in output if part.shape[-1] == module.weight.shape[0]).view(*ids.shape, -1))
+        # beside weights and indices of the chosen experts, or behind weights of all
+        logits = max(enumerate(output), key=lambda part: (part[1].shape[-1], part[0]))[1]
+        found.append(logits.view(*ids.shape, -1))
 
     routers = [module for module in model.modules() if re.search(r"(Router|Gate)$", type(module).__name__)]
     handles = [router.register_forward_hook(keep) for router in routers]

@@ -89,7 +89,8 @@ def check_sum(subject: Subject, prompt: Prompt, run: Run, layer: int, call: str)
     on_input = weights_site(subject, layer).endswith(WEIGHTS[1])
     total = (outputs if on_input else outputs * chosen).sum(2)
     if f"{head}{OUTSIDE[0]}" in run:
-        total = total + run[f"{head}{OUTSIDE[0]}"] * run.get(f"{head}{OUTSIDE[1]}", torch.ones(()))
+        shared, gate = run[f"{head}{OUTSIDE[0]}"], f"{head}{OUTSIDE[1]}"
+        total = total + (shared * run[gate] if gate in run else shared)
     what = f"{head}mlp.hook_out is not the sum of what its experts write"
     expect_equal(run[f"{head}mlp.hook_out"][real], total[real], what, call=call, tolerance=subject.tolerance)
     each = pre_activations(subject, run, layer)

@@ -7,6 +7,7 @@ gradient on.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,16 +17,31 @@ from torch.nn.functional import scaled_dot_product_attention
 from mi_core.protocols import Batch, Tap
 from mi_decoder.memory import extents, per_head
 
-__all__ = ["causal_is_enough", "explicit", "fused", "masked", "open_edges"]
+__all__ = ["Chunk", "Window", "causal_is_enough", "explicit", "fused", "masked", "open_edges"]
 
 
-def causal_is_enough(batch: Batch, continued: bool, window: int | None = None) -> bool:
+@dataclass(frozen=True)
+class Chunk:
+    """A window that does not slide: the stretch of ``size`` positions that a query lies in, up to the query.
+
+    Source: transformers 5.24, masking_utils.chunked_overlay.
+    """
+
+    size: int
+
+
+Window = int | Chunk | None
+"""How many positions a query sees, its own included; which stretch of them; or all earlier ones."""
+
+
+def causal_is_enough(batch: Batch, continued: bool, window: Window = None) -> bool:
     """Whether the fused kernel needs no mask: a square causal pattern, or one last query that sees every key.
 
     A window is no matter to rows that fit into it.
     """
     if batch.keep is not None:
         return False
+    window = window.size if isinstance(window, Chunk) else window
     columns = batch.positions.shape[1]
     if not continued:
         return window is None or columns <= window
@@ -34,7 +50,7 @@ def causal_is_enough(batch: Batch, continued: bool, window: int | None = None) -
 
 
 def open_edges(
-    batch: Batch, continued: bool, cut: Bool[Tensor, "_ _ _ _"] | None, window: int | None = None
+    batch: Batch, continued: bool, cut: Bool[Tensor, "_ _ _ _"] | None, window: Window = None
 ) -> Bool[Tensor, "_ _ query_pos key_pos"]:
     """Which keys each query may see: none behind it, none outside its window, none whose edge is cut."""
     # one mask for all layers with this window
@@ -44,7 +60,7 @@ def open_edges(
     return edges if cut is None else edges & ~cut
 
 
-def causal(batch: Batch, continued: bool, window: int | None) -> Bool[Tensor, "_ 1 query_pos key_pos"]:
+def causal(batch: Batch, continued: bool, window: Window) -> Bool[Tensor, "_ 1 query_pos key_pos"]:
     """Column c of a row is position ``start + c`` of that row and sees the ``window`` positions that end there.
 
     Source: Jiang et al. 2023, arXiv:2310.06825, section 2; transformers 5.24, masking_utils.sliding_window_overlay (a
@@ -61,9 +77,11 @@ def causal(batch: Batch, continued: bool, window: int | None) -> Bool[Tensor, "_
     return within(torch.arange(n_keys, device=own.device), own[:, None, :, None], window)
 
 
-def within(keys: Int[Tensor, "..."], queries: Int[Tensor, "..."], window: int | None) -> Bool[Tensor, "..."]:
+def within(keys: Int[Tensor, "..."], queries: Int[Tensor, "..."], window: Window) -> Bool[Tensor, "..."]:
     """Whether a key lies at or before the query, and inside its window."""
     seen = keys <= queries
+    if isinstance(window, Chunk):
+        return seen & (keys // window.size == queries // window.size)
     return seen if window is None else seen & (keys > queries - window)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -219,17 +221,21 @@ def blueprint(
     prefix: str = "model.",
     dropped: Mapping[str, str] = COMPUTED,
     inert: Mapping[str, str] | None = None,
+    wide: Sequence[str] = ("*.selection_bias",),
 ) -> Blueprint:
     """How does a checkpoint with these names fill this decoder?
 
     ``tied`` is what the config says. As in the reference, the file has the last word: both matrices present are both
-    used, a lone unembedding serves as the embedding too. Checkpoints of the bare stack lack ``prefix``.
+    used, a lone unembedding serves as the embedding too. Checkpoints of the bare stack lack ``prefix``. Parameters
+    that fit a pattern of ``wide`` stay float32 where the model's dtype is narrower.
 
-    Source: transformers 5.24, PreTrainedModel.tie_weights.
+    Source: transformers 5.24, PreTrainedModel.tie_weights and _keep_in_fp32_modules_strict.
     """
     bare = tensors is not None and not any(name.startswith(prefix) for name in tensors)
     strip = prefix if bare else ""
     weights = {name: weight(name, names, strip) for name, _ in model.build().named_parameters()}
+    for name in (name for name in weights if any(fnmatchcase(name, pattern) for pattern in wide)):
+        weights[name] = replace(weights[name], wide=True)
     tie: dict[str, str] = {}
     embed, unembed = weights["embed_weight"], weights["unembed_weight"]
     if tied and (tensors is None or unembed.names[0] not in tensors):

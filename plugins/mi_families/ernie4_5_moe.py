@@ -24,6 +24,7 @@ from mi_decoder.translation import COMPUTED, LLAMA_NAMES, blueprint, decoder, ga
 __all__ = ["mi_family", "mi_family_examples"]
 
 INERT = {**LEARNING_TO_ROUTE, "moe_capacity": "for training", "moe_gate": "for training", "moe_use_aux_free": "a note"}
+WIDE = ("*.router_weight", "*.selection_bias")
 DROPPED = {**COMPUTED, "model.mtp_*": "predicts further tokens, for training"}
 
 
@@ -62,7 +63,7 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
 
     model = decoder(config, layer, norm, positions.scaling.reach(n_ctx), unembed_bias=bias)
     tied = config.flag("tie_word_embeddings", default=True)
-    return blueprint(model, tensors, tied=tied, names=NAMES, dropped=DROPPED, inert=INERT)
+    return blueprint(model, tensors, tied=tied, names=NAMES, dropped=DROPPED, inert=INERT, wide=WIDE)
 
 
 def mixture(config: Config, bias: bool) -> Experts:
