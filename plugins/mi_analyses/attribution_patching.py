@@ -139,7 +139,7 @@ def attribution_patching(
         ValueMismatch: the metric has no gradient, or does not tell clean from corrupt in some pair.
     """
     require(model, (site, *(("hook_embed",) if steps else ())), "attribution_patching")
-    axes = default_axes(model, f"blocks.*.{site}") if each is None else tuple(each)
+    axes = default_axes(model, [f"blocks.*.{site}"]) if each is None else tuple(each)
     estimator = Estimator.of(model, site, axes, steps=steps, qk_fix=qk_fix, grad_drop=grad_drop)
     check_numbers(screen, sample, level)
     base, source = two_sides(clean, corrupt, noising)

@@ -83,7 +83,7 @@ def test_knockout_finds_the_edges_of_attention_that_matter():
     assert float(result.probability.values[..., 0][~lost].abs().max()) < 5e-3
 
 
-@pytest.mark.parametrize("options", [{}, {"steps": 4}, {"steps": 4, "along": "activations"}])
+@pytest.mark.parametrize("options", [{}, {"steps": 2}, {"steps": 2, "along": "activations"}])
 @pytest.mark.parametrize("noising", [False, True])
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_edge_attribution_finds_exactly_the_edges_of_the_circuit(name, noising, options):

@@ -40,7 +40,7 @@ def slope(model, place_of, change, spec, rows):
     return float((ends[0] - ends[1]).mean()) / 2e-2
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.sampled_from(["grouped", "gpt2", "gptj", "gemma2"]), st.booleans(), st.data())
 def test_a_score_is_the_slope_of_the_metric_along_the_edge(family, noising, data):
     model, graph = example(family), Graph.of(example(family))
@@ -142,7 +142,7 @@ def test_a_shared_key_feeds_every_head_that_shares_it():
     assert set(kept) == {"embed -> L0KV1.k", "L0H3 -> logits"}
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.data(), st.integers(0, 60), st.sampled_from(["top", "greedy"]))
 def test_every_edge_of_a_pruned_circuit_lies_on_a_path(data, n, select):
     graph = Graph.of(example("grouped"))
