@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -59,6 +60,18 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
     def cost(self) -> Cost:
         """What was counted so far."""
         return Cost(self.operations, dict(self._peak))
+
+    @contextmanager
+    def times(self, work: float, size: float) -> Iterator[None]:
+        """What runs inside stands for more of its kind, done with it: ``work`` times as much in ``size`` the memory."""
+        operations, live, peak = self.operations, dict(self._live), self._peak
+        self._peak = dict(live)
+        yield
+        self.operations = operations + round(work * (self.operations - operations))
+        for device, own in self._peak.items():
+            before = live.get(device, 0)
+            peak[device] = max(peak.get(device, 0), before + round(size * (own - before)))
+        self._peak = peak
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

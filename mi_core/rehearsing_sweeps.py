@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,14 @@ from mi_core.taps import Record
 
 if TYPE_CHECKING:
     from mi_core.sweep_plans import SweepPlan
+    from mi_core.trunk import Trunk
 
 __all__ = ["PlannedPack", "RehearsedSweep", "rehearse_sweep"]
+
+SAMPLE = 24
+"""So many cells of a pack are rehearsed; they stand for the others."""
+LAST_LAYER_SPARES = 0.7
+"""The part of the last layer that is not computed where only the last token's logits are wanted."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +93,41 @@ def cost_of(plan: SweepPlan, packs: Sequence[Sequence[Variant]]) -> Cost:
                 meter.operations += known[like]
                 continue
             before = meter.operations
-            run_group(base.trunk, members, metric, plan.tokens)
-            for variant in members:
-                value_of(variant, base, base.trunk, metric)
-                variant.logits, variant.record = None, Record()
+            some, work, size = sample(members, base.trunk)
+            with meter.times(work, size):
+                run_group(base.trunk, some, metric, max(1, round(plan.tokens / size)))
+                for variant in some:
+                    value_of(variant, base, base.trunk, metric)
+                    variant.logits, variant.record = None, Record()
             known[like] = meter.operations - before
     if plan.source is None:
         return meter.cost()
     source = plan.source.rehearsal
     return after(source.cost, sum(value.bytes for value in source.after.values()), meter.cost())
+
+
+def sample(members: Sequence[Variant], trunk: Trunk) -> tuple[Sequence[Variant], float, float]:
+    """Cells that stand for a pack, how much more work the whole of it is, and how many more tokens it holds."""
+    if len(members) <= SAMPLE:
+        return members, 1.0, 1.0
+    n_layers = trunk.backend.shape.n_layers
+
+    def tokens(variant: Variant) -> int:
+        return int((trunk.layout.length - variant.fork.first).sum())
+
+    def work(variant: Variant) -> float:
+        # of the last layer little more than keys and values is computed
+        return (n_layers - max(variant.fork.layer, 0) - LAST_LAYER_SPARES) * tokens(variant)
+
+    ordered = sorted(members, key=work)
+    # the middle of each stratum, so that much and little work have their share
+    some = [ordered[(2 * place + 1) * len(ordered) // (2 * SAMPLE)] for place in range(SAMPLE)]
+    return some, ratio(work, members, some), ratio(tokens, members, some)
+
+
+def ratio(of: Callable[[Variant], float], members: Sequence[Variant], some: Sequence[Variant]) -> float:
+    """How much more there is of the members than of some of them."""
+    return max(1.0, sum(map(of, members)) / max(sum(map(of, some)), 1))
 
 
 def described(group: Sequence[int], members: Sequence[Variant]) -> PlannedPack:

@@ -13,6 +13,7 @@ from small_models import LAYOUTS, SEEDS, family_example, laid_out, random, small
 import mi_core as mi
 from mi_core import sweeping
 from mi_core.errors import InputError, SelectorError, SpecError
+from mi_core.rehearsing_sweeps import SAMPLE
 
 FAMILIES = ["llama", "gpt2", "rwkv7"]
 FEW = settings(max_examples=min(3, settings.default.max_examples if settings.default else 3))
@@ -133,6 +134,19 @@ def test_a_model_that_sends_tokens_to_experts_is_told_apart() -> None:
     assert plan.peak_bytes is None
     assert "cannot be told before the sweep: this model decides by the numbers" in plan.explain()
     assert len(plan.rehearsal.packs) == 1
+
+
+def test_some_cells_of_a_large_pack_stand_for_all() -> None:
+    ids = [list(range(3, 25))]
+    grid = mi.ablation_grid("blocks.*.hook_mlp_out", each=("layer", "pos"))
+
+    def sweep() -> object:
+        return small().sweep(ids, grid, mi.logit(3), progress=False)
+
+    plan = small().plan_sweep(ids, grid, mi.logit(3))
+    assert max(len(pack.cells) for pack in plan.rehearsal.packs) > 2 * SAMPLE
+    assert plan.operations == pytest.approx(operations_of(sweep), rel=0.15)
+    assert plan.peak_bytes == pytest.approx(peak_of(sweep), rel=0.15)
 
 
 def test_alike_packs_are_rehearsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
