@@ -14,7 +14,7 @@ from mi_core.labelled import Labelled
 
 __all__ = ["page", "view"]
 
-IN_TERMINAL, ON_PAGE = 16, 100
+IN_TERMINAL, ON_PAGE = 12, 50
 
 
 def view(result: Any) -> RenderableType:
@@ -44,8 +44,9 @@ def maps(result: Any, n: int) -> list[Map]:
     """The largest edges."""
     largest = result.largest(n)
     names = tuple(name.replace(" -> ", "→").replace(" ", "") for name in largest.coords["edge"])
-    shown = Labelled(largest.values, ("edge",), {"edge": names}, largest.name, largest.unit)
-    return [Map("largest edges", shown, "score: what the metric would change by.")]
+    coords = {"edge": names, "metric": (result.clean.name,)}
+    shown = Labelled(largest.values[:, None], ("edge", "metric"), coords, largest.name, largest.unit)
+    return [Map("largest edges", shown, "What the metric would change by.")]
 
 
 def sent(result: Any) -> list[Map]:
