@@ -16,6 +16,15 @@ from mi_decoder.translation import LLAMA_NAMES, Source, or_none
 
 __all__ = ["LATENT_NAMES", "latent_attention"]
 
+SIZES: Mapping[str, int] = {
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+}
+"""What the reference takes for sizes that a config leaves out. Source: transformers 5.24, DeepseekV3Config."""
+
 ATTN = "model.layers.*.self_attn"
 LATENT_NAMES: Mapping[str, Source] = {
     **LLAMA_NAMES,
@@ -30,11 +39,11 @@ LATENT_NAMES: Mapping[str, Source] = {
 
 
 def latent_attention(
-    config: Config, n_ctx: int, *, q_rank: int | None = 1536, interleaved: bool = True, wide: bool = False
+    config: Config, n_ctx: int, *, sizes: Mapping[str, int] = SIZES, interleaved: bool = True, wide: bool = False
 ) -> tuple[LatentAttention, int | None]:
     """Latent attention as a config describes it, and the positions that it reaches with ``n_ctx`` as the config's.
 
-    ``q_rank`` is the family's where the key is absent.
+    ``sizes`` are the family's where keys are absent.
 
     Trap: the norms of latents have an epsilon of their own, and scores are scaled once more under YaRN.
 
@@ -42,8 +51,8 @@ def latent_attention(
     """
     n_heads = config.size("num_attention_heads")
     config.size("num_key_value_heads", default=None)  # every head has keys and values of its own
-    d_own = config.size("qk_nope_head_dim", default=128)
-    d_shared = config.size("qk_rope_head_dim", default=64)
+    d_own = config.size("qk_nope_head_dim", default=sizes["qk_nope_head_dim"])
+    d_shared = config.size("qk_rope_head_dim", default=sizes["qk_rope_head_dim"])
     for key in ("head_dim", "qk_head_dim"):
         config.size(key, default=None)  # copies of the two above
     positions = rotary(config, d_shared, n_ctx, interleaved=interleaved, wide=wide)
@@ -57,9 +66,9 @@ def latent_attention(
         out_bias=bias,
         scale=(d_own + d_shared) ** -0.5 * score_factor(config),
         d_shared=d_shared,
-        d_value=config.size("v_head_dim", default=128),
-        kv_rank=config.size("kv_lora_rank", default=512),
-        q_rank=config.size("q_lora_rank", default=or_none(config, "q_lora_rank", q_rank)),
+        d_value=config.size("v_head_dim", default=sizes["v_head_dim"]),
+        kv_rank=config.size("kv_lora_rank", default=sizes["kv_lora_rank"]),
+        q_rank=config.size("q_lora_rank", default=or_none(config, "q_lora_rank", sizes["q_lora_rank"])),
         latent_norm=RMSNorm(1e-6),
     )
     return mixer, positions.scaling.reach(n_ctx)
