@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,7 +14,10 @@ from mi_core.names import Point
 from mi_core.selection import Selection
 from mi_core.selectors import Selector
 
-__all__ = ["Captured", "captured_as"]
+if TYPE_CHECKING:
+    from mi_core.run import Run
+
+__all__ = ["Before", "Captured", "captured_as"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,3 +49,19 @@ def captured_as(
         name: Captured(c.point, c.selectors, c.selection, values[name], version_of(values[name]), paths.get(name))
         for name, c in bound.items()
     }
+
+
+class Before(Mapping[str, Tensor]):
+    """The values before interventions."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._run._out(self._run._find(name, self._run._before), "before")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._run._before)
+
+    def __len__(self) -> int:
+        return len(self._run._before)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_core.captured import Captured
+from mi_core.captured import Before, Captured
 from mi_core.errors import ChangedInPlace, EmptyInput, MissingActivation, SelectorError, UnknownPoint
 from mi_core.fingerprint import fingerprint, version_of
 from mi_core.layout import POSITION_DIMS, Layout
@@ -390,19 +390,3 @@ class Run(Mapping[str, Tensor]):
         from mi_core.run_files import load_run
 
         return load_run(Path(path))
-
-
-class Before(Mapping[str, Tensor]):
-    """The values before interventions."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._run._out(self._run._find(name, self._run._before), "before")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._run._before)
-
-    def __len__(self) -> int:
-        return len(self._run._before)
