@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from mi_core.errors import InputError
+from mi_core.errors import InputError, MemoryMismatch
 from mi_core.model import Model
 from mi_core.protocols import Backend, Batch, Block, Memory, ModelShape, Residual, Site, Stream, Tap
 
@@ -104,7 +104,7 @@ class Loop:
 
     def __str__(self) -> str:
         first, last = self.layers.start, self.layers.stop - 1
-        mixing = f", inject {self.inject:g}, carry {self.carry:g}" if self.mixes else ""
+        mixing = f", inject {self.inject}, carry {self.carry}" if self.mixes else ""
         return f"layers {first}-{last} x {self.passes}{mixing}"
 
 
@@ -126,6 +126,12 @@ class Nothing:
     def tensors(self) -> Mapping[str, Tensor]:
         """None."""
         return {}
+
+    def restored(self, tensors: Mapping[str, Tensor]) -> Memory:
+        """Itself, from no tensors."""
+        if tensors:
+            raise MemoryMismatch(f"it holds {sorted(tensors)}, and a step between two passes remembers nothing")
+        return self
 
 
 @dataclass(frozen=True, eq=False)

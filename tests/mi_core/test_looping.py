@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from small_models import LAYOUTS, ROWS, SEEDS, close, laid_out, random, small
 
 import mi_core as mi
-from mi_core.errors import InputError, NotSerialisable, UnknownPoint
-from mi_core.looping import LoopedBackend
+from mi_core.errors import InputError, MemoryMismatch, NotSerialisable, UnknownPoint
+from mi_core.looping import LoopedBackend, Nothing
 from mi_core.testing import CATALOGUE, Subject, effort, subjects
 
 MODEL = small()
@@ -117,6 +117,18 @@ def test_weights_are_those_of_the_layer_in_every_pass():
     assert model.weights["unembed.W_U"].shape == MODEL.weights["unembed.W_U"].shape
     with pytest.raises(UnknownPoint, match="has none"):
         model.weights[f"blocks.{loop.index(None, turn=2)}.attn.W_Q"]
+
+
+def test_memories_of_a_looped_model_are_kept_on_disk_for_that_loop_alone(tmp_path):
+    model = mi.looped(MODEL, mi.Loop(range(1, 3), 2, 0.5, 0.1))
+    model.run([1, 2, 3], resumable=True).memory().save(tmp_path / "prefix.safetensors")
+    rest = model.run([4, 5], memory=tmp_path / "prefix.safetensors")
+    close(rest.logits, model.run([1, 2, 3, 4, 5]).logits[:, 3:], 1e-4)
+    other = mi.looped(MODEL, mi.Loop(range(1, 3), 2, 0.5, 0.1 + 1e-12))
+    with pytest.raises(MemoryMismatch, match=r"0\.1"):
+        other.run([4, 5], memory=tmp_path / "prefix.safetensors")
+    with pytest.raises(MemoryMismatch, match="remembers nothing"):
+        Nothing().restored({"keys": random(1)})
 
 
 def test_cells_of_one_loop_are_not_taken_for_those_of_another(tmp_path):
