@@ -69,7 +69,7 @@ def test_the_whole_circuit_is_the_clean_run_and_the_empty_one_the_corrupt_run(ki
     torch.testing.assert_close(empty, model(kind).run(CORRUPT).last_logits, atol=2e-5, rtol=1e-4)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(KINDS, st.sampled_from(["counterfactual", "zero", "mean", "resample"]), st.data())
 def test_a_circuit_of_nodes_has_the_edges_that_leave_them(kind, ablation, data):
     kept = data.draw(st.sets(st.sampled_from(graph(kind).senders)))
@@ -83,7 +83,29 @@ def test_a_circuit_of_nodes_has_the_edges_that_leave_them(kind, ablation, data):
     torch.testing.assert_close(by_node, by_edge, atol=2e-5, rtol=1e-4)
 
 
-@settings(max_examples=5)
+def test_means_are_those_of_the_core_and_draws_are_of_one_prompt():
+    others = [[3, 3, 3], [7, 8, 9], [1, 5, 2]]
+    kept, pair = ["embed", "L0H1", "mlp 2"], ([[1, 2, 3], [4, 5, 6]], METRIC)
+    outside = [graph("gpt2").made_of(node) for node in graph("gpt2").senders if str(node) not in kept]
+    reference = model("gpt2").run(others, mi.capture(sorted({place.point for place in outside})))
+    spec = sum((place.write(mi.Mean(reference)) for place in outside), mi.HookSpec())
+    wanted = model("gpt2").run(pair[0], spec).last_logits
+    mean = circuit_faithfulness(model("gpt2"), pair[0], others, METRIC, kept, ablation="mean")
+    torch.testing.assert_close(mean.metric.values, wanted[:, 3] - wanted[:, 5], atol=2e-5, rtol=1e-4)
+    of_each = [
+        circuit_faithfulness(model("gpt2"), pair[0], [other] * 2, METRIC, kept).metric.values for other in others
+    ]
+    seen = set()
+    for seed in range(3):
+        drawn = circuit_faithfulness(model("gpt2"), pair[0], others, METRIC, kept, ablation="resample", seed=seed)
+        for row, value in enumerate(drawn.metric.values):
+            distances = [float((one[row] - value).abs()) for one in of_each]
+            assert min(distances) < 1e-4
+            seen.add((row, distances.index(min(distances))))
+    assert len(seen) > 2
+
+
+@settings(max_examples=4)
 @given(KINDS, st.data())
 def test_the_model_without_an_edge_is_that_path_patched(kind, data):
     gone = data.draw(st.sampled_from(graph(kind).edges))

@@ -61,7 +61,7 @@ def by_hand(model, base, source, sender, receivers, mlps, pos):
     return logits[3] - logits[5]
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(
     PAIRS, SENDERS, st.sampled_from(sorted(RECEIVERS)), st.sampled_from(["frozen", "recomputed"]), st.booleans(),
     st.sampled_from([None, 0, -1]),
@@ -97,7 +97,7 @@ def test_paths_of_heads_with_keys_of_their_own_are_the_three_runs_too(config, ml
 
 
 @given(PAIRS, st.booleans())
-@settings(max_examples=3)
+@settings(max_examples=2)
 def test_without_receivers_the_effect_is_that_of_activation_patching(pairs, noising):
     clean, corrupt = split(pairs)
     total = path_patching(MODEL, clean, corrupt, METRIC, None, noising=noising)
@@ -114,7 +114,7 @@ def test_without_receivers_the_effect_is_that_of_activation_patching(pairs, nois
             )
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(PAIRS, LAYOUTS, st.integers(0, 99), st.sampled_from(["frozen", "recomputed"]))
 def test_padding_changes_nothing(pairs, layout, seed, mlps):
     clean, corrupt = split(pairs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from checkpoints import scramble
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -51,6 +51,7 @@ def noise(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@settings(max_examples=12)
 @given(KINDS, PARTS, st.integers(0, 1), st.integers(0, 4), st.integers(0, 99))
 def test_a_write_changes_one_head_at_one_position_and_nothing_else_bit_for_bit(kind, part, head, pos, seed):
     made = [f"{FIRST}attn.hook_{name}" for name in "qkv"]
@@ -65,6 +66,7 @@ def test_a_write_changes_one_head_at_one_position_and_nothing_else_bit_for_bit(k
         assert not same[touched].any()
 
 
+@settings(max_examples=12)
 @given(KINDS, st.integers(0, 99), st.booleans())
 def test_writing_what_is_there_changes_no_bit(kind, seed, looking):
     own = [f"{FIRST}hook_{name}" for name in ("q_input", "k_input", "v_input", "mlp_in")]
@@ -76,6 +78,7 @@ def test_writing_what_is_there_changes_no_bit(kind, seed, looking):
     assert torch.equal(run.logits, base.logits)
 
 
+@settings(max_examples=12)
 @given(
     KINDS,
     st.sampled_from(["hook_resid_pre", "attn.hook_in", "ln1.hook_scale", "ln1.hook_normalized"]),
@@ -109,6 +112,7 @@ def test_inputs_of_all_readers_together_are_the_input_that_they_share(kind, besi
         torch.testing.assert_close(run[name], wanted[name], atol=2e-4, rtol=1e-4)
 
 
+@settings(max_examples=12)
 @given(KINDS, st.integers(0, 99))
 def test_the_channel_parts_input_is_its_own(kind, seed):
     stream = "hook_resid_pre" if kind.startswith("parallel") else "hook_resid_mid"
@@ -127,6 +131,7 @@ def test_the_channel_parts_input_is_its_own(kind, seed):
         assert torch.equal(run[FIRST + name], base[FIRST + name])
 
 
+@settings(max_examples=12)
 @given(KINDS)
 def test_the_gradient_at_the_stream_is_that_past_the_layer_and_its_readers(kind):
     sources = [f"{FIRST}hook_{name}" for name in ("q_input", "k_input", "v_input", "mlp_in")]
