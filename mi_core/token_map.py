@@ -31,11 +31,13 @@ class TokenMap:
     """
 
     row: RowText
+    number: int = 0
+    """The row's number, for selectors that name a text for each row."""
 
     @classmethod
     def of(cls, run: Run, row: int = 0) -> TokenMap:
         """Of a row of a run."""
-        return cls(run._prompts.rows[row])
+        return cls(run._prompts.rows[row], row)
 
     @classmethod
     def of_text(cls, tokenizer: Tokenizer, text: str) -> TokenMap:
@@ -115,9 +117,9 @@ class TokenMap:
     def _occurrences(self, span: str | Position | Characters) -> list[list[int]]:
         """The tokens of each place that a span stands for."""
         if isinstance(span, str):
-            return Span(span).occurrences(self.row, 0) or [Span(span).find(self.row, 0)]
+            return Span(span).occurrences(self.row, self.number) or [Span(span).find(self.row, self.number)]
         if isinstance(span, Position):
-            return [span.find(self.row, 0)]
+            return [span.find(self.row, self.number)]
         found = self.tokens_in(*span)
         if not found:
             raise SpanError(f"{span} covers no token of {self.text!r} ({len(self.text)} characters).")

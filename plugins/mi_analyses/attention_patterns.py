@@ -55,6 +55,9 @@ class AttentionPatterns(Result):
     top_position: Labelled
     """The positions that have them, -1 where a row has none."""
 
+    to_spans: Labelled | None = None
+    """The weight on the tokens of each span, if spans were named: layer head batch query_pos span. ``"NAME_final"`` is
+    the last token of a span, ``"other"`` what is in none."""
     view: str = "signed"
     """How weights with a sign are shown, one of `mi_analyses.PATTERN_VIEWS`; attention patterns have none.
 
@@ -86,6 +89,7 @@ def attention_patterns(
     head: int | Sequence[int] | None = None,
     view: str | None = None,
     top: int = 3,
+    spans: Mapping[str, Any] | None = None,
     spec: mi.HookSpec | None = None,
     attention_mask: Any = None,
     position_ids: Any = None,
@@ -101,6 +105,8 @@ def attention_patterns(
             ``"share"`` (of what is read, by values too), or ``"signed"``, the weights themselves. A pattern stays as it
             is by default.
         top: how many keys to list for each query.
+        spans: named parts of the prompts, as in `TokenMap.labels`: ``{"subject": "France"}``; the weights on each are
+            added up.
         spec: interventions that are in force.
         attention_mask: as in `Model.run`.
         position_ids: as in `Model.run`.
@@ -108,6 +114,7 @@ def attention_patterns(
     Raises:
         UnsupportedAnalysis: the model has no attention patterns, or the view needs values that it does not offer.
         SelectorError: a layer, head or view that is not there; ``top`` below 1.
+        SpanError: a row does not have a span.
     """
     check_readers(model, "attention_patterns")
     if top < 1:
@@ -155,6 +162,7 @@ def attention_patterns(
         to_previous=labelled("attention to the token before", over_queries(previous(sizes)), "probability"),
         top_weight=labelled("largest weights", weights, "probability", listed),
         top_position=labelled("positions of the largest weights", places, more=listed),
+        to_spans=None if spans is None else routed(labelled, sizes, run, spans, positions),
     )
 
 
@@ -178,6 +186,28 @@ def shared_positions(texts: Sequence[Sequence[str]]) -> tuple[Label, ...]:
     width = max(map(len, texts))
     tokens = [{row[place] for row in texts if place < len(row)} for place in range(width)]
     return tuple((place, next(iter(seen))) if len(seen) == 1 else place for place, seen in enumerate(tokens))
+
+
+def routed(
+    labelled: Callable[..., Labelled],
+    sizes: Pattern,
+    run: mi.Run,
+    spans: Mapping[str, Any],
+    positions: Sequence[Label],
+) -> Labelled:
+    """The weights on the tokens of each span, added up; NaN behind a row's own queries."""
+    rows = [mi.TokenMap.of(run, row).labels(spans) for row in range(sizes.shape[2])]
+    there = {name for row in rows for name in row}
+    names = [name for span in spans for name in (span, f"{span}_final") if name in there]
+    names += ["other"] if "other" in there else []
+    member = torch.zeros(len(rows), sizes.shape[-1], len(names), dtype=sizes.dtype)
+    for row, labels in enumerate(rows):
+        for place, name in enumerate(labels):
+            member[row, place, names.index(name)] = 1.0
+    values = torch.einsum("lhbqk,bks->lhbqs", sizes.nan_to_num(), member)
+    values = values.masked_fill(sizes[..., :1].isnan(), torch.nan)
+    more = {"query_pos": positions, "span": tuple(names)}
+    return labelled("attention to spans", values, "probability", more)
 
 
 def over_queries(values: PerQuery) -> Float[Tensor, "layer head batch"]:

@@ -19,6 +19,9 @@ def attention(
     view: Annotated[
         str | None, typer.Option(help="Of recurrent layers' weights: absolute (default), signed, positive, share.")
     ] = None,
+    span: Annotated[
+        list[str] | None, typer.Option(help="A named part of the prompt, such as subject=France; once for each.")
+    ] = None,
     html: Html = None,
     json: Json = None,
     device: Device = "auto",
@@ -30,10 +33,26 @@ def attention(
     token itself and the one before. The page of --html shows every pattern.
     """
     check_folders(html, json)
+    spans = named(span or [])
 
     import mi_core as mi
     from mi_analyses.attention_patterns import attention_patterns
 
     loaded = mi.load(model, device=device, dtype=dtype)
     layers = None if layer is None else [layer]
-    deliver(attention_patterns(loaded, text, layer=layers, head=head, view=view), html, json)
+    deliver(attention_patterns(loaded, text, layer=layers, head=head, view=view, spans=spans or None), html, json)
+
+
+def named(given: list[str]) -> dict[str, str]:
+    """Spans as a shell says them.
+
+    >>> named(["subject=France"])
+    {'subject': 'France'}
+    """
+    spans = {}
+    for each in given:
+        name, mark, text = each.partition("=")
+        if not (name and mark and text):
+            raise typer.BadParameter(f"{each!r}: give a name and a text, such as subject=France", param_hint="--span")
+        spans[name] = text
+    return spans

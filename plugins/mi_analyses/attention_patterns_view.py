@@ -29,7 +29,8 @@ def view(result: Any) -> RenderableType:
         lines.append(("view", note(result)))
     single = result.pattern.shape[:2] == (1, 1)
     maps = [Map(place(result), result.pattern.at_place("batch", 0).at_place("head", 0).at_place("layer", 0))]
-    return heat_view("attention", result.provenance, lines, maps if single else summaries(result))
+    whole = (maps if single else summaries(result)) + routes(result)
+    return heat_view("attention", result.provenance, lines, whole)
 
 
 def place(result: Any) -> str:
@@ -43,6 +44,15 @@ def summaries(result: Any) -> list[Map]:
     return [Map(f"{a.name} ({a.unit})" if a.unit != "probability" else a.name, a.mean("batch")) for a in arrays]
 
 
+def routes(result: Any) -> list[Map]:
+    """From the last token of the first row to each span, where spans were named."""
+    if result.to_spans is None:
+        return []
+    last = len(result.provenance.tokens[0]) - 1
+    array = result.to_spans.at_place("batch", 0).at_place("query_pos", last)
+    return [Map(f"attention of the last token to {name}", array.sel(span=name)) for name in array.coords["span"]]
+
+
 def page(result: Any) -> Mapping[str, Any]:
     """Each row's patterns for the drawing, and the summaries."""
     rows = []
@@ -52,7 +62,13 @@ def page(result: Any) -> Mapping[str, Any]:
         rows.append({"tokens": [visible(token) for token in tokens], "weights": weights})
     labels = {"layers": list(result.pattern.coords["layer"]), "heads": list(result.pattern.coords["head"])}
     signed = result.pattern.unit != "probability"
-    return {"rows": rows, "labels": labels, "maps": summaries(result), "note": note(result), "signed": signed}
+    return {
+        "rows": rows,
+        "labels": labels,
+        "maps": [*summaries(result), *routes(result)],
+        "note": note(result),
+        "signed": signed,
+    }
 
 
 def note(result: Any) -> str:

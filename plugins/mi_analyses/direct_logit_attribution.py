@@ -32,8 +32,8 @@ __all__ = ["DirectLogitAttribution", "direct_logit_attribution"]
 NEEDS = ("hook_embed", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "unembed.hook_out")
 WRITERS = ("hook_embed", "hook_pos_embed", "hook_attn_out", "hook_mlp_out")
 SUMS = ("sequential", "parallel")
-FROZEN = ("ln_final.hook_scale", "ln1_post.hook_scale")
-"""Denominators that stay what they were: the final norm's, and those between heads and stream."""
+FROZEN = ("ln_final.hook_scale", "ln1_post.hook_scale", "ln2_post.hook_scale")
+"""Denominators that stay what they were: the final norm's, and those between heads or neurons and the stream."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=True)
@@ -47,6 +47,8 @@ class DirectLogitAttribution(Result):
     """``component`` ("embed", "0.attn", "0.mlp", ..., "remainder") by ``batch``; the remainder is the biases'."""
     head: Labelled
     """Of each head: ``layer head batch``. A layer's heads sum to its attention, less the output projection's bias."""
+    neuron: Labelled
+    """Of each neuron: ``layer neuron batch``. A layer's sum to its MLP, less the output's bias. Dense layers."""
     logit: Labelled
     """Of the answer, or how far it is above the other: batch."""
     answer: tuple[str, ...]
@@ -103,8 +105,9 @@ def direct_logit_attribution(
     every = model.hook_points()
     writers = [point for point in every if point.site.name in WRITERS]
     heads = [point for point in every if point.site.name.endswith(".hook_z") and "head" in point.site.dims]
+    neurons = [point for point in every if point.site.name == "mlp.hook_post" and "d_mlp" in point.site.dims]
     last = f"blocks.{model.shape.n_layers - 1}.hook_resid_post"
-    reads = mi.capture([*(point.name for point in (*writers, *heads)), last, "unembed.hook_out"]).at(pos=pos)
+    reads = mi.capture([*(point.name for point in (*writers, *heads, *neurons)), last, "unembed.hook_out"]).at(pos=pos)
     frozen = [point.name for point in every if point.site.name in FROZEN]
     whole = mi.intervene(frozen, mi.Detach()) + reads if frozen else reads
     run = model.run(inputs, whole, logits="last", grad=True, attention_mask=attention_mask, position_ids=position_ids)
@@ -118,7 +121,8 @@ def direct_logit_attribution(
     return DirectLogitAttribution(
         provenance=ResultProvenance.of(model, run, whole, inputs),
         component=components(run, writers, direction, logit),
-        head=by_head(run, heads, direction),
+        head=shares(run, heads, "hook_attn_out", "head", direction),
+        neuron=shares(run, neurons, "hook_mlp_out", "neuron", direction),
         logit=Labelled(logit, ("batch",), {"batch": batch}, "logit difference" if other else "logit", "logits"),
         answer=tuple(map(run.text_of, right)),
         wrong=tuple(map(run.text_of, other)),
@@ -170,22 +174,24 @@ def short(point: Point) -> str:
     return part if point.layer is None else f"{point.layer}.{part}"
 
 
-def by_head(run: mi.Run, heads: Sequence[Point], direction: Float[Tensor, "batch d_model"]) -> Labelled:
-    """What each head adds along the direction.
+def shares(
+    run: mi.Run, points: Sequence[Point], added: str, unit: str, direction: Float[Tensor, "batch d_model"]
+) -> Labelled:
+    """What each head (or neuron) adds along the direction.
 
-    The direction goes back from what is added to the stream to what the output projection multiplies, through any
-    post-norm at its scale of this run: a linear map, so that the products are the heads' shares.
+    The direction goes back from what is added to the stream to what the output matrix multiplies, through any post-norm
+    at its scale of this run: a linear map, so that the products are the heads' (or neurons') shares.
     """
     found: list[Tensor] = []
-    for point in heads:
-        added = f"blocks.{point.layer}.hook_attn_out"
-        back = run.vjp({added: direction}, [point.name])[point.name].detach().float()
-        found.append((run[point.name].detach().float() * back).sum(-1).T.cpu())
+    for point in points:
+        back = run.vjp({f"blocks.{point.layer}.{added}": direction}, [point.name])[point.name].detach().float()
+        product = run[point.name].detach().float() * back
+        found.append((product.sum(-1) if unit == "head" else product).T.cpu())
     if len({len(part) for part in found}) > 1:
-        raise SelectorError(f"the layers have different numbers of heads: {[len(part) for part in found]}.")
+        raise SelectorError(f"the layers have different numbers of {unit}s: {[len(part) for part in found]}.")
     values = torch.stack(found) if found else torch.zeros(0, 0, len(direction))
-    coords: dict[str, Sequence[Label]] = {"layer": tuple(point.layer or 0 for point in heads)}
-    return Labelled(values, ("layer", "head", "batch"), coords, "attribution", "logits")
+    coords: dict[str, Sequence[Label]] = {"layer": tuple(point.layer or 0 for point in points)}
+    return Labelled(values, ("layer", unit, "batch"), coords, "attribution", "logits")
 
 
 @hookimpl

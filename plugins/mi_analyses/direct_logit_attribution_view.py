@@ -48,12 +48,13 @@ def maps(result: Any) -> list[Map]:
 
 
 def largest(result: Any) -> str:
-    """The component, and the head, that write the most."""
+    """The component, the head and the neuron that write the most."""
     component = result.component.mean("batch")
     place = int(component.values.argmax())
     found = f"Largest: {component.coords['component'][place]} {float(component.values[place]):.2f}"
-    if not result.head.values.numel():
-        return f"{found}."
-    head = result.head.mean("batch")
-    place = int(head.values.argmax())
-    return f"{found}; of the heads {place_of(head, place)} {float(head.values.flatten()[place]):.2f}."
+    for kind, shares in (("heads", result.head), ("neurons", result.neuron)):
+        if shares.values.numel():
+            mean = shares.mean("batch")
+            place = int(mean.values.argmax())
+            found += f"; of the {kind} {place_of(mean, place)} {float(mean.values.flatten()[place]):.2f}"
+    return f"{found}."

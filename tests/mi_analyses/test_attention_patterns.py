@@ -9,7 +9,7 @@ from small_models import LAYOUTS, laid_out, small, talking
 import mi_core as mi
 from mi_analyses import AttentionPatterns, attention_patterns
 from mi_core.cli.main import main
-from mi_core.errors import MiError, SelectorError, UnsupportedAnalysis
+from mi_core.errors import MiError, SelectorError, SpanError, UnsupportedAnalysis
 
 MODEL = small()
 ROWS = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=5), min_size=1, max_size=3)
@@ -101,3 +101,25 @@ def test_the_command_shows_summaries_or_one_pattern(capsys, tmp_path):
     assert main(["attention", "tiny-world", "The capital of France is", "--layer", "1", "--head", "3"]) == 0
     assert "layer 1, head 3" in capsys.readouterr().out
     assert main(["attention", "tiny-world", "The capital of France is", "--head", "9"]) == 2
+
+
+def test_attention_to_spans_is_the_sum_over_their_tokens(capsys):
+    model = mi.load("tiny-world")
+    prompts = ["The capital of France is", "I think the capital of Japan is"]
+    spans = {"relation": "capital of", "subject": mi.Span(["France", "Japan"])}
+    result = attention_patterns(model, prompts, spans=spans)
+    assert result.to_spans.coords["span"] == ("relation", "relation_final", "subject_final", "other")
+    for row, tokens in enumerate(result.provenance.tokens):
+        end, subject = len(tokens), tokens.index((" France", " Japan")[row])
+        part = result.pattern.at_place("batch", row).values[..., :end, :end]
+        there = result.to_spans.at_place("batch", row)
+        torch.testing.assert_close(there.sel(span="subject_final").values[..., :end], part[..., subject])
+        torch.testing.assert_close(there.sel(span="relation").values[..., :end], part[..., subject - 2])
+        torch.testing.assert_close(there.values[..., :end, :].sum(-1), part.sum(-1))
+        assert bool(there.values[..., end:, :].isnan().all())
+    assert AttentionPatterns.from_json(result.to_json()) == result
+    assert main(["attention", "tiny-world", prompts[0], "--span", "subject=France"]) == 0
+    assert "attention of the last token to subject_final" in capsys.readouterr().out
+    assert main(["attention", "tiny-world", prompts[0], "--span", "France"]) == 2
+    with pytest.raises(SpanError, match="not in row 1"):
+        attention_patterns(model, prompts, spans={"subject": "France"})

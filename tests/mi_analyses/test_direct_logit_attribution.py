@@ -92,6 +92,27 @@ def test_components_and_weights_sum_to_the_logit_in_every_layout(rows, answer, w
         torch.testing.assert_close(own, alone.component.values[:, 0], atol=1e-4 * scale, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@settings(max_examples=5)
+@given(row=st.lists(IDS, min_size=1, max_size=4), answer=IDS)
+def test_the_neurons_of_a_layer_sum_to_its_mlp(family, row, answer):
+    result = direct_logit_attribution(example(family), row, answer)
+    for layer in result.neuron.coords["layer"]:
+        neurons = result.neuron.sel(layer=layer).values.sum(0)
+        torch.testing.assert_close(neurons, result.component.sel(component=f"{layer}.mlp").values, atol=2e-4, rtol=1e-3)
+
+
+def test_a_neuron_is_what_the_logit_loses_without_its_write():
+    model, row, answer = example("gpt2"), [3, 1, 4], 5
+    result = direct_logit_attribution(model, row, answer)
+    run = model.run(row, mi.capture("blocks.1.hook_mlp_out"))
+    without = model.run(row, mi.intervene("blocks.1.mlp.hook_post", mi.Zero().at(d_mlp=7)) + mi.capture("blocks.1.*"))
+    part = run["blocks.1.hook_mlp_out"] - without["blocks.1.hook_mlp_out"]
+    torch.testing.assert_close(
+        result.neuron.sel(layer=1, neuron=7).values[0], missing(model, row, part, answer), atol=2e-4, rtol=1e-3
+    )
+
+
 def test_the_remainder_is_the_biases():
     model = example("gpt2")
     result = direct_logit_attribution(model, [1, 2, 3], 5)
