@@ -6,19 +6,31 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, check_folders, deliver, listed
+from mi_analyses.options import (
+    Answer,
+    CleanPrompt,
+    CorruptPrompt,
+    Device,
+    DType,
+    Html,
+    Json,
+    ModelName,
+    Wrong,
+    answer_metric,
+    check_folders,
+    deliver,
+    listed,
+)
 
 __all__ = ["atp"]
 
 
 def atp(
     model: ModelName,
-    clean: Annotated[str, typer.Argument(help="The prompt that has the answer.", show_default=False)],
-    corrupt: Annotated[str, typer.Argument(help="The prompt that has the other answer.", show_default=False)],
-    answer: Annotated[str, typer.Option(help="What the clean prompt says next, such as ' Paris'.", show_default=False)],
-    wrong: Annotated[
-        str | None, typer.Option(help="What the corrupt one says next; without it the answer's logit is measured.")
-    ] = None,
+    clean: CleanPrompt,
+    corrupt: CorruptPrompt,
+    answer: Answer,
+    wrong: Wrong = None,
     site: Annotated[
         str, typer.Option(help="Where: hook_resid_pre, attn.hook_z, mlp.hook_post, attn.hook_q, ...")
     ] = "hook_resid_pre",
@@ -54,7 +66,7 @@ def atp(
         loaded,
         clean,
         corrupt,
-        mi.logit(answer) if wrong is None else mi.logit_diff(answer, wrong),
+        answer_metric(answer, wrong),
         site=site,
         each=None if each is None else listed(each),
         noising=noising,

@@ -7,19 +7,31 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, check_folders, deliver, listed
+from mi_analyses.options import (
+    Answer,
+    CleanPrompt,
+    CorruptPrompt,
+    Device,
+    DType,
+    Html,
+    Json,
+    ModelName,
+    Wrong,
+    answer_metric,
+    check_folders,
+    deliver,
+    listed,
+)
 
 __all__ = ["circuit"]
 
 
 def circuit(
     model: ModelName,
-    clean: Annotated[str, typer.Argument(help="The prompt that has the answer.", show_default=False)],
-    corrupt: Annotated[str, typer.Argument(help="The prompt that has the other answer.", show_default=False)],
-    answer: Annotated[str, typer.Option(help="What the clean prompt says next, such as ' Paris'.", show_default=False)],
-    wrong: Annotated[
-        str | None, typer.Option(help="What the corrupt one says next; without it the answer's logit is measured.")
-    ] = None,
+    clean: CleanPrompt,
+    corrupt: CorruptPrompt,
+    answer: Answer,
+    wrong: Wrong = None,
     nodes: Annotated[
         str | None, typer.Option(help="The circuit: embed,L1H0,'mlp 3', or edges: 'embed -> L1H0.q', with commas.")
     ] = None,
@@ -54,7 +66,7 @@ def circuit(
     from mi_core.plain import read_json
 
     loaded = mi.load(model, device=device, dtype=dtype)
-    metric = mi.logit(answer) if wrong is None else mi.logit_diff(answer, wrong)
+    metric = answer_metric(answer, wrong)
     prompts = (clean, None if ablation == "zero" else corrupt)
     if scores is not None:
         curve = circuit_curve(loaded, *prompts, metric, read_json(scores), ablation=ablation)  # type: ignore[arg-type]

@@ -7,19 +7,30 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, check_folders, deliver
+from mi_analyses.options import (
+    Answer,
+    CleanPrompt,
+    CorruptPrompt,
+    Device,
+    DType,
+    Html,
+    Json,
+    ModelName,
+    Wrong,
+    answer_metric,
+    check_folders,
+    deliver,
+)
 
 __all__ = ["eap"]
 
 
 def eap(
     model: ModelName,
-    clean: Annotated[str, typer.Argument(help="The prompt that has the answer.", show_default=False)],
-    corrupt: Annotated[str, typer.Argument(help="The prompt that has the other answer.", show_default=False)],
-    answer: Annotated[str, typer.Option(help="What the clean prompt says next, such as ' Paris'.", show_default=False)],
-    wrong: Annotated[
-        str | None, typer.Option(help="What the corrupt one says next; without it the answer's logit is measured.")
-    ] = None,
+    clean: CleanPrompt,
+    corrupt: CorruptPrompt,
+    answer: Answer,
+    wrong: Wrong = None,
     steps: Annotated[
         int, typer.Option(help="Average so many gradients on the way between the prompts (EAP-IG).", min=0)
     ] = 0,
@@ -47,7 +58,7 @@ def eap(
     from mi_core.cli.console import output
 
     loaded = mi.load(model, device=device, dtype=dtype)
-    metric = mi.logit(answer) if wrong is None else mi.logit_diff(answer, wrong)
+    metric = answer_metric(answer, wrong)
     result = edge_attribution(
         loaded,
         clean,

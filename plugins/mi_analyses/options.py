@@ -8,15 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
+from mi_core.metrics import Metric, logit, logit_diff
 from mi_core.results import Result
 
 __all__ = [
+    "Answer",
+    "CleanPrompt",
+    "CorruptPrompt",
     "DType",
     "Device",
     "Html",
     "Json",
     "ModelName",
     "Prompt",
+    "Wrong",
+    "answer_metric",
     "check_folders",
     "deliver",
     "listed",
@@ -26,6 +32,12 @@ __all__ = [
 
 ModelName = Annotated[str, typer.Argument(help="An embedded model, a folder (./name) or a Hub id.", show_default=False)]
 Prompt = Annotated[str, typer.Argument(help="The prompt.", show_default=False)]
+CleanPrompt = Annotated[str, typer.Argument(help="The prompt that has the answer.", show_default=False)]
+CorruptPrompt = Annotated[str, typer.Argument(help="The prompt that has the other answer.", show_default=False)]
+Answer = Annotated[str, typer.Option(help="What the clean prompt says next, such as ' Paris'.", show_default=False)]
+Wrong = Annotated[
+    str | None, typer.Option(help="What the corrupt one says next; without it the answer's logit is measured.")
+]
 Html = Annotated[Path | None, typer.Option(help="Write one self-contained page.", dir_okay=False)]
 Json = Annotated[Path | None, typer.Option(help="Write the numbers with their provenance.", dir_okay=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...")]
@@ -48,6 +60,11 @@ def deliver(result: Result, html: Path | None, json: Path | None) -> None:
         if path is not None:
             write(path)
             output().print(f"wrote {path}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def answer_metric(answer: str, wrong: str | None) -> Metric:
+    """The answer's logit, or how far it is above the wrong one's."""
+    return logit(answer) if wrong is None else logit_diff(answer, wrong)
 
 
 def listed(given: str) -> tuple[str, ...]:

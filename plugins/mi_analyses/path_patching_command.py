@@ -6,19 +6,32 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, check_folders, deliver, listed, place
+from mi_analyses.options import (
+    Answer,
+    CleanPrompt,
+    CorruptPrompt,
+    Device,
+    DType,
+    Html,
+    Json,
+    ModelName,
+    Wrong,
+    answer_metric,
+    check_folders,
+    deliver,
+    listed,
+    place,
+)
 
 __all__ = ["path"]
 
 
 def path(
     model: ModelName,
-    clean: Annotated[str, typer.Argument(help="The prompt that has the answer.", show_default=False)],
-    corrupt: Annotated[str, typer.Argument(help="The prompt that has the other answer.", show_default=False)],
-    answer: Annotated[str, typer.Option(help="What the clean prompt says next, such as ' Paris'.", show_default=False)],
-    wrong: Annotated[
-        str | None, typer.Option(help="What the corrupt one says next; without it the answer's logit is measured.")
-    ] = None,
+    clean: CleanPrompt,
+    corrupt: CorruptPrompt,
+    answer: Answer,
+    wrong: Wrong = None,
     to: Annotated[
         str, typer.Option(help="The receivers: logits, 'mlp 5', L5H2.q, L5KV1.k, with commas; 'all' for everybody.")
     ] = "logits",
@@ -48,7 +61,7 @@ def path(
         loaded,
         clean,
         corrupt,
-        mi.logit(answer) if wrong is None else mi.logit_diff(answer, wrong),
+        answer_metric(answer, wrong),
         None if to == "all" else listed(to),
         senders=None if sender is None else listed(sender),
         each_receiver=each,
