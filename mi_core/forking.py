@@ -46,6 +46,9 @@ def fork_of(own: Binding, whole: Binding) -> Fork:
         first = torch.minimum(first, earliest(selection, point, whole.layout))
     for capture in (*own.after.values(), *own.before.values()):
         first = torch.minimum(first, earliest(capture.selection, capture.point, whole.layout))
+    if not own.points.shape.causal:
+        # earlier columns see what is written behind them
+        first = torch.zeros_like(first)
     return Fork(layer, first.clamp(min=0))
 
 
