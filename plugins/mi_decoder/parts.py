@@ -13,8 +13,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mi_core.protocols import Batch, Memory, Residual, Site, Stream, Tap
+from mi_decoder.split_inputs import OwnInput
 
-__all__ = ["Channel", "ChannelModule", "LayerLike", "LayerModule", "Mixer", "MixerModule", "Norm", "NormModule", "Part"]
+__all__ = [
+    "Channel",
+    "ChannelModule",
+    "LayerLike",
+    "LayerModule",
+    "Mixer",
+    "MixerModule",
+    "Norm",
+    "NormModule",
+    "Part",
+    "SplitMixerModule",
+]
 
 
 @runtime_checkable
@@ -47,6 +59,27 @@ class MixerModule(Part, Protocol):
         self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap, memory: Memory | None
     ) -> tuple[Float[Tensor, "batch query_pos d_model"], Memory | None]:
         """Its own output (before any post-norm), and what it remembers if ``batch.record`` asks for it."""
+        ...
+
+
+@runtime_checkable
+class SplitMixerModule(Part, Protocol):
+    """A mixer whose heads can read inputs of their own: its layer then offers them (`mi_decoder.split_inputs`)."""
+
+    @property
+    def heads_that_read(self) -> Mapping[str, int]:
+        """How many ``q``, ``k`` and ``v`` there are."""
+        ...
+
+    def mix(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        batch: Batch,
+        tap: Tap,
+        memory: Memory | None,
+        inputs: Mapping[str, OwnInput] | None = None,
+    ) -> tuple[Float[Tensor, "batch query_pos d_model"], Memory | None]:
+        """As `MixerModule`; queries, keys or values with ``inputs`` of their own read those."""
         ...
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import mi_core as mi
 from mi_core.errors import SelectorError, UnknownPoint
 from mi_decoder import Attention, Decoder, GatedMLP, HeadNorm, Layer, LayerNorm, ParallelLayer, RMSNorm, Rotary
+from mi_decoder.parts import SplitMixerModule
 
 IDS = [[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]]
 EACH, GROUPED = Attention(4, 4, 8, Rotary(8), bias=True), Attention(4, 2, 8, Rotary(8))
@@ -179,3 +180,9 @@ def test_a_head_has_no_one_input_where_keys_are_shared():
 def test_wildcards_leave_the_copies_out():
     names = {point.site.name for point in model("pre").hook_points(["*", "blocks.*.hook_*"])}
     assert not {name for name in names if name.endswith(("_input", "_in")) and name.startswith("hook_")}
+
+
+def test_attention_says_that_its_heads_read_apart():
+    mixer = LAYERS["grouped"].build(32).mixer
+    assert isinstance(mixer, SplitMixerModule)
+    assert mixer.heads_that_read == {"q": 4, "k": 2, "v": 2}
