@@ -65,6 +65,18 @@ def test_pieces_give_what_the_whole_gives(
     same(model.stream(ids, spec, chunk=chunk, attention_mask=mask), run)
 
 
+@pytest.mark.parametrize("edit", EDITS)
+def test_edits_of_several_pieces_are_those_of_the_whole(edit: mi.HookSpec) -> None:
+    rows, spec = [[1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11]], edit + mi.capture([STREAM, SCORES])
+    same(small().stream(rows, spec, chunk=3), small().run(rows, spec))
+
+
+def test_keys_are_counted_from_the_first_that_a_memory_covers() -> None:
+    memory = small().run([[1, 2, 3, 4], [5, 6]], resumable=True).memory()
+    rows, spec = [[7, 8, 9], [10, 11, 12]], mi.capture(PATTERN).at(query_pos=[0, 2], key_pos=[0, 3, -1])
+    same(small().stream(rows, spec, chunk=2, memory=memory), small().run(rows, spec, memory=memory))
+
+
 @settings(max_examples=10)
 @given(ROWS, st.integers(1, 5))
 def test_the_memory_at_the_end_is_that_of_the_whole(rows: list[list[int]], chunk: int) -> None:

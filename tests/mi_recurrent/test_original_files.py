@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,10 @@ def test_a_first_layer_may_hold_a_value_mix_that_nobody_uses(tmp_path: Path) -> 
 def test_the_head_norm_of_the_seventh_version_does_not_follow_the_size_of_heads(tmp_path: Path) -> None:
     model = mi.load(written(random_original("rwkv7", d_head=4), tmp_path / "model.pth"), allow_pickle=True)
     assert model.config["head_norm_eps"] == 64e-5
+    # nor with a config that leaves it out
+    stated = {key: value for key, value in model.config.items() if key != "head_norm_eps"}
+    (tmp_path / "config.json").write_text(json.dumps(stated))
+    model = mi.load(str(tmp_path), allow_pickle=True)
     assert [block.mixer.spec.eps for block in model.module.layers] == [64e-5, 64e-5]
 
 
