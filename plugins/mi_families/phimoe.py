@@ -62,10 +62,10 @@ class LengthScaled(Rotary):
         """Cosine and sine, multiplied in float32."""
         if batch.parts:
             return super().table(batch, dtype)  # which asks for each part's own
-        cos, sin = super().table(batch, torch.promote_types(dtype, torch.float32))
+        cos, sin = super().table(batch, torch.float32)
         is_long = self.scaling.regime(batch.total)
         assert is_long is not None
-        size = torch.where(is_long, self.long_size, self.short_size)[:, None, None, None]
+        size = torch.where(is_long, self.long_size, self.short_size).float()[:, None, None, None]
         return (cos * size).to(dtype), (sin * size).to(dtype)
 
 

@@ -45,6 +45,15 @@ def test_another_dtype_converts_and_leaves_the_originals_alone() -> None:
     assert tensors["wte.weight"].dtype == torch.float32
 
 
+def test_a_wide_parameter_stays_float32_in_a_narrow_model() -> None:
+    blueprint = mi_family(Config(CONFIG), None)
+    weights = {name: replace(weight, wide=name == "embedding") for name, weight in blueprint.weights.items()}
+    backend = filled(tensors_of(), replace(blueprint, weights=weights), torch.bfloat16)
+    assert torch.equal(backend.embedding, tensors_of()["wte.weight"])
+    assert backend.layers[2].weight.dtype is torch.bfloat16
+    assert filled(tensors_of(), replace(blueprint, weights=weights), torch.float64).embedding.dtype is torch.float64
+
+
 def test_tied_parameters_are_one_object() -> None:
     config = CONFIG | {"tie_word_embeddings": True}
     backend = filled(tensors_of(config), mi_family(Config(config), None))

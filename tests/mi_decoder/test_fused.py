@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mi_decoder.fused import of_each_group, of_each_head, side_by_side, transposed
+from mi_decoder.fused import EachExpert, of_each_group, of_each_head, side_by_side, transposed
 
 
 def test_parts_side_by_side_are_views_of_weight_and_bias() -> None:
@@ -43,3 +43,13 @@ def test_parts_of_each_group_are_its_queries_then_a_key_then_a_value() -> None:
     for part, wanted in zip(of_each_group(n_kv_heads, n_heads, d_head), rows, strict=True):
         assert torch.equal(part(weight), weight[wanted])
         assert torch.equal(part(weight[:, 0]), weight[wanted, 0])
+
+
+def test_each_expert_s_part_of_a_stack_is_a_view() -> None:
+    stack = torch.arange(3 * 4 * 6.0).view(3, 4, 6)
+    gate = EachExpert(lambda tensor: tensor[:, ::2].T)
+    for expert in range(3):
+        part = gate.of(expert)(stack)
+        assert torch.equal(part, stack[expert, :, ::2].T)
+        assert part.untyped_storage().data_ptr() == stack.untyped_storage().data_ptr()
+    assert torch.equal(EachExpert().of(1)(stack), stack[1])

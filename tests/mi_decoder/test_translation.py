@@ -10,6 +10,7 @@ from mi_core.blueprint import Weight
 from mi_core.config import Config
 from mi_core.errors import BadConfig
 from mi_decoder import Attention, Decoder, GatedMLP, Layer, RMSNorm
+from mi_decoder.fused import EachExpert
 from mi_decoder.translation import LLAMA_NAMES, blueprint, heads, initialise, weight
 
 LAYER = Layer(Attention(4, 2, 8, bias=True), GatedMLP(20), ln1=RMSNorm(), ln2=RMSNorm())
@@ -33,6 +34,26 @@ def test_a_fused_matrix_gives_each_parameter_its_part() -> None:
     assert found.names == ("model.layers.3.mlp.gate_up_proj.weight",)
     fused = torch.randn(40, 32)
     assert found.view(fused).data_ptr() == fused.data_ptr()
+
+
+def test_experts_find_their_own_modules_or_their_part_of_a_stack() -> None:
+    names = {
+        "layers.*.channel.experts.*.gate": "model.layers.*.mlp.experts.*.w1",
+        "layers.*.channel.experts.*.out_weight": ("model.layers.*.mlp.down_proj", EachExpert()),
+        "layers.*.mixer.sink_bias": "model.layers.*.self_attn.sinks",
+    }
+    found = weight("layers.3.channel.experts.12.gate_weight", names, "model.")
+    assert found == Weight.of("layers.3.mlp.experts.12.w1.weight")
+    assert weight("layers.10.mixer.sink_bias", names, "").names == ("model.layers.10.self_attn.sinks",)
+    stacked = weight("layers.3.channel.experts.2.out_weight", names, "")
+    assert stacked.names == ("model.layers.3.mlp.down_proj",)
+    stack = torch.randn(4, 5, 6)
+    assert torch.equal(stacked.view(stack), stack[2])
+
+
+def test_some_parameters_stay_wide() -> None:
+    weights = blueprint(MODEL, None, tied=False, wide=["*.q_bias"]).weights
+    assert {name for name, found in weights.items() if found.wide} == {f"layers.{i}.mixer.q_bias" for i in range(12)}
 
 
 @pytest.mark.parametrize(
