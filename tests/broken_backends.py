@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakSet
 
+import broken_attention as heads
 import broken_experts as mixtures
 import broken_recurrent as recurrent
 import torch
 from broken_core import forgetful_specs, inexact_runs, inexact_values, noise_by_shape
 from torch import Tensor
-from wrapped_backends import CONFIG, Meddler, Wrapped, plain
+from wrapped_backends import CONFIG, Wrapped, plain
 
 from mi_core.model import Model
 from mi_core.testing import CATALOGUE, Subject, effort
@@ -162,68 +163,6 @@ class UnembedsVectorsOtherwise(Wrapped):
 class NamesAnotherWeight(Wrapped):
     def weight(self, name: str) -> Tensor:
         return self.inner.weight(name) * (2 if name.endswith("W_out") else 1)
-
-
-class ShowsAnotherPattern(Wrapped):
-    site = "attn.hook_pattern"
-
-    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
-        return tap(name, value * 1.01) / 1.01
-
-
-class Blind(Meddler):
-    def cut_edges(self) -> Tensor | None:
-        cut = super().cut_edges()
-        return cut if self.wants("attn.hook_attn_scores", "attn.hook_pattern") else None
-
-
-class CutsOnlyWhereSomebodyLooks(Wrapped):
-    def wrap(self, tap: Any) -> Any:
-        return Blind(tap, self.change)
-
-
-class DividesByNothing(Wrapped):
-    site = "attn.hook_z"
-
-    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
-        z = tap(name, value)
-        return torch.where((z == 0).all(-1, keepdim=True), torch.nan, z) if tap.cut_edges() is not None else z
-
-
-class MasksWithALargeNumber(Wrapped):
-    site = "attn.hook_attn_scores"
-
-    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
-        return tap(name, value.masked_fill(value.isneginf(), -1e9) if tap.edits(name) else value)
-
-
-class MixesUpHeads(Wrapped):
-    site = "attn.hook_result"
-
-    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
-        return tap(name, value.flip(2)).flip(2)
-
-
-class WritesToTheWholeGroup(Wrapped):
-    site = "attn.hook_v_per_head"
-
-    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
-        return tap(name, value)[:, :, [0, 0, 2, 2]]
-
-
-class HandsInputsToOtherHeads(Wrapped):
-    site = "hook_q_input"
-
-    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
-        return tap(name, value).flip(2)
-
-
-class ReadsTwiceWhatIsWritten(Wrapped):
-    site = "hook_mlp_in"
-
-    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
-        seen = tap(name, value)
-        return seen + (seen - value)
 
 
 class CountsColumns(Wrapped):
@@ -378,14 +317,14 @@ BROKEN: Mapping[str, tuple[Break, ...]] = {
     "check_norms_divide_by_their_scale": (CallsTheVarianceAScale,),
     "check_unembedding_the_last_stream_gives_the_logits": (UnembedsVectorsOtherwise,),
     "check_weights_lead_to_the_next_activation": (NamesAnotherWeight,),
-    "check_patterns_are_causal_softmaxes": (ShowsAnotherPattern,),
-    "check_knockouts_cut_exactly": (CutsOnlyWhereSomebodyLooks,),
-    "check_blocked_queries_give_zeros": (DividesByNothing, CutsOnlyWhereSomebodyLooks),
-    "check_scores_stay_masked": (MasksWithALargeNumber,),
-    "check_head_results_sum_to_the_output": (MixesUpHeads,),
-    "check_heads_are_reached_alone": (WritesToTheWholeGroup,),
-    "check_heads_read_their_own_inputs": (HandsInputsToOtherHeads,),
-    "check_mlps_read_their_own_input": (ReadsTwiceWhatIsWritten,),
+    "check_patterns_are_causal_softmaxes": (heads.ShowsAnotherPattern,),
+    "check_knockouts_cut_exactly": (heads.CutsOnlyWhereSomebodyLooks,),
+    "check_blocked_queries_give_zeros": (heads.DividesByNothing, heads.CutsOnlyWhereSomebodyLooks),
+    "check_scores_stay_masked": (heads.MasksWithALargeNumber,),
+    "check_head_results_sum_to_the_output": (heads.MixesUpHeads,),
+    "check_heads_are_reached_alone": (heads.WritesToTheWholeGroup,),
+    "check_heads_read_their_own_inputs": (heads.HandsInputsToOtherHeads,),
+    "check_mlps_read_their_own_input": (heads.ReadsTwiceWhatIsWritten,),
     "check_sinks_leave_the_rest": (mixtures.ShowsWhereSinksTakeNothing,),
     "check_experts_sum_to_the_output": (mixtures.ShowsExpertsInAnotherOrder, mixtures.ForgetsTheSharedExpert),
     "check_router_logits_route": (mixtures.RoutesByWhatWasThere,),
