@@ -120,7 +120,7 @@ def attribution_patching(
         metric: what is measured, such as ``mi.logit_diff(" Paris", " Rome")``; it must have a gradient.
         site: where, without the layer: ``"hook_resid_pre"``, ``"attn.hook_z"``, ``"mlp.hook_post"`` (neurons), ...
         each: the axes: ``"layer"`` and dims of the site; what is left out is patched as one. By default layers, and
-            heads where the site has them, else positions.
+            heads where the site has them, else positions (those that every pair has).
         noising: patch corrupt activations into the clean run.
         steps: average so many gradients on the way from the embeddings of one prompt to the other's.
         qk_fix: for queries and keys, compute the softmax anew instead of following its gradient.

@@ -27,6 +27,12 @@ IDS = st.integers(0, 30)
 PAIRS = st.lists(st.lists(st.tuples(IDS, IDS), min_size=2, max_size=4), min_size=1, max_size=2)
 
 
+@cache
+def example(family):
+    """A random model of a family."""
+    return subjects(family)[0].model
+
+
 def split(pairs):
     """Clean and corrupt rows that differ at their last token."""
     clean = [[a for a, _ in row] for row in pairs]
@@ -87,18 +93,19 @@ def test_gradients_on_the_way_add_up_to_the_whole_difference(noising):
     torch.testing.assert_close(result.effects.sel(layer=0).values, torch.ones(2), atol=2e-2, rtol=0)
 
 
-@pytest.mark.parametrize("site", ["attn.hook_q", "attn.hook_rot_q", "attn.hook_k"])
-@pytest.mark.parametrize("kv_heads", [2, 4])
-def test_the_qk_fix_follows_the_patterns_that_each_query_or_key_makes(site, kv_heads):
-    model = small(num_key_value_heads=kv_heads)
+@pytest.mark.parametrize("site", ["attn.hook_q", "attn.hook_k", "attn.hook_k_per_head"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
+def test_the_qk_fix_follows_the_patterns_that_each_query_or_key_makes(site, family):
+    # grouped keys; capped scores; sinks
+    model = MODEL if family == "llama" else example(family)
     clean, corrupt = split([[(1, 2), (3, 4), (5, 6), (7, 8)], [(9, 10), (11, 12)]])
-    heads = "head" if site.endswith("q") else "kv_head"
+    heads = "kv_head" if site == "attn.hook_k" else "head"
     result = attribution_patching(model, clean, corrupt, METRIC, site=site, each=("layer", heads, "pos"), qk_fix=True)
     pattern, point = "blocks.1.attn.hook_pattern", f"blocks.1.{site}"
     given_ = model.run(clean, mi.capture(point))
     under = model.run(corrupt, mi.capture(pattern), grad=True)
     gradient = under.grad(METRIC.bound(model, 2), pattern)[pattern]
-    for head in range(gradient.shape[1] if heads == "head" else kv_heads):
+    for head in range(given_[point].shape[2]):
         for pos in range(2):
             patch = mi.intervene(point, mi.Replace(given_).at(**{heads: head, "pos": pos}))
             made = model.run(corrupt, patch + mi.capture(pattern), logits=None)[pattern]
@@ -126,12 +133,6 @@ def test_layers_left_out_are_those_whose_writes_are_detached(family, site):
                 product = (given_[name] - run[name].detach()) * gradients[name]
                 total[own] += product.flatten(2).sum(-1).T[:2].abs()
     torch.testing.assert_close(result.effects.values, total / 2 / gap_of(result).abs(), atol=1e-5, rtol=1e-3)
-
-
-@cache
-def example(family):
-    """A random model of a family."""
-    return subjects(family)[0].model
 
 
 @settings(max_examples=6)
