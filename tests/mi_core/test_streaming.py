@@ -77,7 +77,7 @@ def test_keys_are_counted_from_the_first_that_a_memory_covers() -> None:
     same(small().stream(rows, spec, chunk=2, memory=memory), small().run(rows, spec, memory=memory))
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(ROWS, st.integers(1, 5))
 def test_the_memory_at_the_end_is_that_of_the_whole(rows: list[list[int]], chunk: int) -> None:
     model, rest = small(), [[7, 8, 9]] * len(rows)

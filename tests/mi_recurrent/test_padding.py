@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from original_checkpoints import DATA, VERSIONS
 from torch import Tensor
 
 import mi_core as mi
+from mi_core.run import Run
 
 MODELS = {version: mi.load(str(DATA / f"{version}-seed0")) for version in VERSIONS}
 ROWS = [[7, 1, 9, 4, 2], [3, 5, 6, 0, 2, 8, 11, 90, 4, 4, 1, 17, 33, 9, 2, 40, 41, 42, 8], [60]]
 WIDTH = 23
+SPEC = mi.capture("*") + mi.capture(["blocks.*.mixer.hook_state", "blocks.*.mixer.hook_effective_attn"])
 
 
 def laid_out(side: str) -> tuple[Tensor, Tensor]:
@@ -25,18 +29,20 @@ def laid_out(side: str) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
+@cache
+def run_alone(version: str, number: int) -> Run:
+    return MODELS[version].run(ROWS[number], SPEC, resumable=True)
+
+
 @pytest.mark.parametrize("side", ["left", "right", "both"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_padded_row_is_the_row_alone(version: str, side: str) -> None:
-    model = MODELS[version]
     ids, mask = laid_out(side)
-    on_demand = mi.capture(["blocks.*.mixer.hook_state", "blocks.*.mixer.hook_effective_attn"])
-    spec = mi.capture("*") + on_demand
-    batch = model.run(ids, spec, attention_mask=mask, resumable=True)
+    batch = MODELS[version].run(ids, SPEC, attention_mask=mask, resumable=True)
     memory = batch.memory()
-    for number, row in enumerate(ROWS):
+    for number in range(len(ROWS)):
         real = mask[number].bool()
-        alone = model.run(row, spec, resumable=True)
+        alone = run_alone(version, number)
         same(batch.logits[number][real], alone.logits[0])
         for name in alone:
             value = batch[name][number]
