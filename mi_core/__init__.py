@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     from mi_core.edges import Knockout, Reweight
     from mi_core.generation import Generation, GenerationInterrupted
     from mi_core.grids import Grid, ablation_grid, grid, patch_grid, steering_grid
+    from mi_core.inspecting import Inspection, inspect
     from mi_core.interventions import (
         Add,
         Apply,
@@ -65,6 +66,7 @@ __all__ = [
     "GenerationInterrupted",
     "Grid",
     "HookSpec",
+    "Inspection",
     "Interpolate",
     "Intervention",
     "Knockout",
@@ -97,6 +99,7 @@ __all__ = [
     "errors",
     "grid",
     "insert",
+    "inspect",
     "intervene",
     "kl",
     "load",
@@ -135,6 +138,10 @@ HOMES = {
         "grid",
         "patch_grid",
         "steering_grid",
+    ),
+    "inspecting": (
+        "Inspection",
+        "inspect",
     ),
     "interventions": (
         "Add",

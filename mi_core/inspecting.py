@@ -1,0 +1,187 @@
+"""What a checkpoint is, from its config and the headers of its files alone: no weight is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from mi_core.config import Config
+from mi_core.errors import MiError, MissingTensors, UnusedTensors
+from mi_core.families import blueprint_of, config_of, empty_backend, family_of
+from mi_core.files import Files
+from mi_core.fill import check_blueprint, check_names, check_shapes, matches, slots
+from mi_core.inert import check_config_used
+from mi_core.layer_spans import layer_words
+from mi_core.loading import CONFIG, read_config, resolve
+from mi_core.protocols import Backend, Site
+from mi_core.quantised import refuse_quantised_tensors
+from mi_core.resembling import hinted
+from mi_core.tensors import WEIGHTS, TensorIndex
+
+__all__ = ["Inspection", "inspect"]
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found."""
+
+    where: str
+    model_type: str
+    problem: MiError | None
+    """Why `load` would refuse it; None where every tensor and every config key has its place."""
+    layers: tuple[str, ...] = ()
+    """Layers that are alike together, in words."""
+    sizes: Mapping[str, int | None] = field(default_factory=dict)
+    parameters: int = 0
+    """Tied matrices are counted once."""
+    tensors: int = 0
+    stored: int = 0
+    """Bytes of the checkpoint's tensors as they are stored."""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Patterns of tensors that are left out on purpose, and why."""
+    cache: int | None = None
+    """Numbers that one token leaves in keys and values; None where that is not what layers remember."""
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of the parameters in each dtype."""
+        return {dtype: self.parameters * size for dtype, size in BYTES.items()}
+
+
+def inspect(ref: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None) -> Inspection:
+    """What is this checkpoint, would it load, and how much memory would it take? Only headers are read.
+
+    Raises:
+        ModelNotFound: there is no such model, or no config and no family that knows the tensors.
+        CorruptCheckpoint: a header that is not what it claims to be.
+
+    >>> found = inspect("tiny-world")
+    >>> found.problem, found.parameters, found.layers[0]
+    (None, 722048, 'layers 0 to 3: 4 heads of 32 on 2 keys and values, rotary positions; gated MLP of 256; ln1, ln2')
+    """
+    files = resolve(ref, revision=revision, token=token)
+    config, tensors = config_and_tensors(files)
+    model_type = str(config.get("model_type", ""))
+    try:
+        return found_in(files, config, tensors, model_type)
+    except MiError as error:
+        stored = sum(size_of(tensors, name) for name in tensors)
+        return Inspection(files.where, model_type, error, tensors=len(tensors), stored=stored)
+
+
+def config_and_tensors(files: Files) -> tuple[Config, TensorIndex]:
+    """The config, and the index of the headers."""
+    tensors = TensorIndex.read(files)
+    if files.has(CONFIG) or not any(name.endswith(WEIGHTS) for name in files.names()):
+        return read_config(files), tensors
+    return config_of(files, tensors), tensors
+
+
+def found_in(files: Files, config: Config, tensors: TensorIndex, model_type: str) -> Inspection:
+    """Everything that loading checks before it reads a weight.
+
+    Raises:
+        LoadError: whatever `load` would raise.
+    """
+    family = family_of(config)
+    refuse_quantised_tensors(tensors, tensors.where)
+    blueprint = blueprint_of(family, config, tensors)
+    check_config_used(config, blueprint.inert, ignore=(), family=family.name)
+    backend, module = empty_backend(family, blueprint)
+    places = slots(module)
+    check_blueprint(places, blueprint, family.name)
+    try:
+        check_names(blueprint, tensors, family.name, ())
+    except (MissingTensors, UnusedTensors) as error:
+        raise hinted(error, blueprint, config, tensors, family.name) from None
+    check_shapes(places, blueprint, tensors, family.name)
+    shape = backend.shape
+    return Inspection(
+        where=files.where,
+        model_type=model_type,
+        problem=None,
+        layers=tuple(in_words(backend)),
+        sizes={name: getattr(shape, name) for name in ("n_layers", "d_model", "d_vocab", "n_ctx")},
+        parameters=sum(tensor.numel() for name, tensor in places.items() if name not in blueprint.tie),
+        tensors=len(tensors),
+        stored=sum(size_of(tensors, name) for name in tensors),
+        dropped={p: why for p, why in blueprint.dropped.items() if any(matches(name, [p]) for name in tensors)},
+        cache=cache_of(backend.sites()),
+    )
+
+
+def size_of(tensors: TensorIndex, name: str) -> int:
+    """Bytes of a stored tensor."""
+    info, count = tensors[name], 1
+    for size in info.shape:
+        count *= size
+    return count * info.dtype.itemsize
+
+
+def in_words(backend: Backend) -> list[str]:
+    """Layers that offer the same sites, together."""
+    own: dict[int, list[Site]] = {layer: [] for layer in range(backend.shape.n_layers)}
+    for site in backend.sites():
+        for layer in site.layers or ():
+            own[layer].append(site)
+    words = {layer: described(sites) for layer, sites in own.items()}
+    alike: dict[str, list[int]] = {}
+    for text, run in groupby(words.items(), lambda pair: pair[1]):
+        alike.setdefault(text, []).extend(layer for layer, _ in run)
+    return [f"{layer_words(layers)}: {text}" for text, layers in alike.items()]
+
+
+def described(sites: Sequence[Site]) -> str:
+    """One layer by its sites."""
+    by_name = {site.name: site for site in sites}
+    parts = [mixer_words(by_name), channel_words(by_name)]
+    norms = [name for name in ("ln1", "ln1_post", "ln2", "ln2_post") if f"{name}.hook_scale" in by_name]
+    return "; ".join([part for part in parts if part] + [", ".join(norms) or "no norms"])
+
+
+def mixer_words(by_name: Mapping[str, Site]) -> str:
+    """What mixes positions."""
+    q = by_name.get("attn.hook_q")
+    if q is None:
+        state = by_name.get("mixer.hook_state")
+        if state is None:
+            return "no attention" if not any(name.startswith("mixer.") for name in by_name) else "recurrent mixer"
+        return f"recurrent, states {' x '.join(str(state.sizes[dim]) for dim in state.dims[2:] if dim in state.sizes)}"
+    heads, width = q.sizes.get("head"), q.sizes.get("d_head")
+    keys = by_name["attn.hook_k"].sizes.get("kv_head") if "attn.hook_k" in by_name else None
+    found = [f"{heads} heads of {width}" + (f" on {keys} keys and values" if keys not in (None, heads) else "")]
+    for site, words in (
+        ("attn.hook_kv_latent", "latent keys and values"),
+        ("attn.hook_q_normed", "query and key norms"),
+        ("attn.hook_rot_q", "rotary positions"),
+        ("attn.hook_sink", "sinks"),
+    ):
+        found += [words] if site in by_name else []
+    return ", ".join(found)
+
+
+def channel_words(by_name: Mapping[str, Site]) -> str:
+    """What works on each position alone."""
+    router = by_name.get("mlp.hook_router_logits")
+    if router is not None:
+        slots = by_name["mlp.hook_expert_indices"].sizes.get("slot")
+        shared = " and a shared one" if any(name.startswith("mlp.shared.") for name in by_name) else ""
+        return f"{router.sizes.get('expert')} experts, {slots} for each token{shared}"
+    post = by_name.get("mlp.hook_post")
+    if post is None:
+        return ""
+    gated = "gated MLP" if "mlp.hook_pre_linear" in by_name else "MLP"
+    return f"{gated} of {post.sizes.get('d_mlp')}"
+
+
+def cache_of(sites: Sequence[Site]) -> int | None:
+    """Numbers that one token leaves in the keys and values of all layers; None where layers remember something else."""
+    keys = [site for site in sites if site.name in ("attn.hook_k", "attn.hook_v")]
+    others = [site for site in sites if site.name in ("attn.hook_kv_latent", "mixer.hook_state")]
+    if others or not keys:
+        return None
+    return sum(int(site.sizes["kv_head"] * site.sizes["d_head"]) * len(site.layers or ()) for site in keys)
