@@ -14,7 +14,7 @@ from typing import Any, Final
 from mi_core.config import Config
 from mi_core.errors import BadConfig, UnusedConfig
 
-__all__ = ["INERT", "NEUTRAL", "check_config_used"]
+__all__ = ["INERT", "NEUTRAL", "check_config_used", "is_inert"]
 
 INERT: Final[Mapping[str, str]] = {
     key: reason

@@ -11,6 +11,7 @@ from mi_core.config import Config
 from mi_core.errors import LoadError, MiError
 from mi_core.families import GROUP, blueprint_of
 from mi_core.fill import matches
+from mi_core.inert import is_inert
 from mi_core.tensors import TensorIndex
 
 __all__ = ["hinted", "looks_like"]
@@ -30,16 +31,18 @@ def hinted(error: LoadError, blueprint: Blueprint, config: Config, tensors: Tens
 
 def looks_like(blueprint: Blueprint, config: Config, tensors: TensorIndex, family: str) -> tuple[str, ...]:
     """Families that this config and these tensors fit better than ``family``: the best, closest names first."""
-    found: dict[str, int] = {}
+    found: dict[str, tuple[int, int]] = {}
     for name in plugins.names(GROUP):
         if name != family:
             try:
-                other = blueprint_of(plugins.plugin(GROUP, name), Config(config.plain(), where=config.where), tensors)
-                found[name] = misfit(other, tensors)
+                stated = Config(config.plain(), where=config.where)
+                other = blueprint_of(plugins.plugin(GROUP, name), stated, tensors)
+                unread = [key for key, value in stated.unread().items() if not is_inert(key, value, other.inert)]
+                found[name] = misfit(other, tensors), len(unread)
             except MiError:
                 continue  # it cannot read this config, or is broken, which `mi models` reports
-    best = min(found.values(), default=0)
-    if best >= misfit(blueprint, tensors):
+    best = min(found.values(), default=(0, 0))
+    if best[0] >= misfit(blueprint, tensors):
         return ()
     # several families may have the same tensors: the name of the reference's class, where it is given, knows more
     classes = config.plain().get("architectures")
