@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     from mi_core.labelled import Labelled
     from mi_core.loading import load
     from mi_core.looping import Loop, looped
+    from mi_core.memory import ModelMemory
     from mi_core.metrics import Metric, kl, log_prob, logit, logit_diff, loss, metric, prob, rank
     from mi_core.model import Model
     from mi_core.positions import GENERATED, PROMPT, Span, Token, Turn
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     from mi_core.results import Result
     from mi_core.run import Run
     from mi_core.spec import HookSpec, capture, insert, intervene
+    from mi_core.streaming import Streamed
     from mi_core.sweeping import Sweep, SweepInterrupted
     from mi_core.token_map import TokenMap
 
@@ -75,6 +77,7 @@ __all__ = [
     "Mean",
     "Metric",
     "Model",
+    "ModelMemory",
     "Noise",
     "ProjectOut",
     "Receipt",
@@ -85,6 +88,7 @@ __all__ = [
     "Run",
     "Scale",
     "Span",
+    "Streamed",
     "Sweep",
     "SweepInterrupted",
     "Token",
@@ -165,6 +169,7 @@ HOMES = {
         "Loop",
         "looped",
     ),
+    "memory": ("ModelMemory",),
     "metrics": (
         "Metric",
         "kl",
@@ -193,6 +198,7 @@ HOMES = {
         "insert",
         "intervene",
     ),
+    "streaming": ("Streamed",),
     "sweeping": (
         "Sweep",
         "SweepInterrupted",
