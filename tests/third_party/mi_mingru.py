@@ -19,7 +19,7 @@ from torch.nn.functional import gelu, linear, rms_norm
 
 from mi_core.blueprint import Blueprint, Weight, empty
 from mi_core.config import Config
-from mi_core.errors import NotRecorded
+from mi_core.errors import MemoryMismatch, NotRecorded
 from mi_core.hookspecs import hookimpl
 from mi_core.protocols import Batch, ModelShape, Site, Stream, Tap
 from mi_core.vocabulary import site
@@ -52,6 +52,13 @@ class States:
     def tensors(self) -> Mapping[str, Tensor]:
         """For saving, and for the memory budget."""
         return {"states": self.states, "start": self.start}
+
+    def restored(self, tensors: Mapping[str, Tensor]) -> States:
+        """States that were on disk."""
+        width = {name: tensor.shape[2:] for name, tensor in tensors.items()}
+        if width != {name: tensor.shape[2:] for name, tensor in self.tensors().items()}:
+            raise MemoryMismatch(f"these are no states of {self.states.shape[-1]} channels: {sorted(tensors)}")
+        return States(**tensors)
 
 
 class Layer(nn.Module):
