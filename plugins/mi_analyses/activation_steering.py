@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 
 import mi_core as mi
+from mi_analyses.activation_patching import plain
 from mi_analyses.calibration import dose_for
 from mi_analyses.steering_vectors import SteeringVector
 from mi_core.analyses import Analysis
@@ -125,6 +126,7 @@ def activation_steering(
     gone = {one: vector.remove(model, other_model=other_model) for one, vector in held.items()} if remove else {}
     removed = sweep.of(mi.grid(lambda layer: gone[layer], layer={one: one for one in gone})) if gone else None
     best = strongest(swept) if layer is None else layer
+    assert swept.baseline is not None
 
     def mean_at(strength: float) -> float:
         return float(sweep.of([steered(best, strength)]).values.mean())
@@ -237,12 +239,6 @@ def relative_lengths(base: mi.Run, held: Mapping[int, SteeringVector]) -> Labell
     ]
     coords: dict[str, Sequence[Label]] = {"layer": tuple(held)}
     return Labelled(torch.tensor(lengths), ("layer",), coords, "relative length")
-
-
-def plain(array: Labelled | None) -> Labelled:
-    """The array without what a sweep keeps beside it."""
-    assert array is not None
-    return Labelled(array.values, array.dims, array.coords, array.name, array.unit)
 
 
 @hookimpl
