@@ -9,7 +9,7 @@ import torch
 from rich.console import RenderableType
 
 from mi_analyses.heat_view import Map, heat_view, spelled
-from mi_core.labelled import Labelled
+from mi_core.labelled import Labelled, visible
 
 __all__ = ["page", "view"]
 
@@ -68,8 +68,8 @@ def farthest(result: Any) -> str:
     kl = result.removal_everywhere.values[:, 0]
     place = int(torch.argmax(kl))
     where = result.removal_everywhere.coords["pos"][place]
-    token = where[1] if isinstance(where, tuple) else where
+    token = visible(where[1]) if isinstance(where, tuple) else f"position {where}"
     return (
-        f"Writes are missed ({result.threshold:g} nats or more) up to {back} tokens back; most that of {token!r}, "
+        f"Writes are missed ({result.threshold:g} nats or more) up to {back} tokens back; most that of {token}, "
         f"{float(kl[place]):.3g} nats."
     )
