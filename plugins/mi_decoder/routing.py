@@ -128,7 +128,6 @@ class SparseMixer:
         indices, weights, left = [], [], logits
         for _ in range(self.top_k):
             best, index = left.max(-1, keepdim=True)
-            # trap: distances are those of the logits, also of an expert that is chosen already
             far = (best - logits) / logits.abs().clamp(min=best) > 2 * self.jitter
             weights.append(torch.softmax(left.masked_fill(far, -math.inf), -1).gather(-1, index))
             indices.append(index)

@@ -114,6 +114,9 @@ def test_columns_that_are_no_tokens_go_to_no_expert() -> None:
     batch, tap = batch_of([4, 2], 4), Writing()
     out = module.transform(x, batch, tap)
     assert (tap.seen["mlp.experts.hook_out"][1, 2:] == 0).all()
+    given = Writing(expert_weights=draws(2, 4, 5, seed=2))
+    nothing = written_out(module, x, torch.zeros(2, 4, 5, dtype=torch.float64))
+    torch.testing.assert_close(module.transform(x, batch, given)[1, 2:], nothing[1, 2:])
     other = x.clone()
     other[1, 2:] = 7.0
     assert torch.equal(out[1, :2], module.transform(other, batch, IDLE)[1, :2])
