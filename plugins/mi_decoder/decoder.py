@@ -164,17 +164,19 @@ class DecoderBackend(nn.Module):
 
 
 def merged(layers: Sequence[Sequence[Site]]) -> Sequence[Site]:
-    """Sites of all layers, each once with its layers; a site that a later layer adds goes behind its predecessor."""
-    order: list[tuple[Any, Site]] = []
-    members: dict[Any, list[int]] = {}
+    """Sites of all layers, each once with its layers; a site that a later layer adds goes behind its predecessor.
+
+    Where layers fire the same sites in another order, each order has its own.
+    """
+    order: list[tuple[Any, Site, list[int]]] = []
     for index, sites in enumerate(layers):
         place = 0
         for offered in sites:
             key = (offered.name, tuple(sorted(offered.sizes.items())))
-            if key in members:
-                place = next(at for at, (other, _) in enumerate(order) if other == key) + 1
-            else:
-                order.insert(place, (key, offered))
-                place += 1
-            members.setdefault(key, []).append(index)
-    return [replace(offered, layers=tuple(members[key])) for key, offered in order]
+            known = next((at for at in range(place, len(order)) if order[at][0] == key), None)
+            if known is None:
+                order.insert(place, (key, offered, []))
+            place = place if known is None else known
+            order[place][2].append(index)
+            place += 1
+    return [replace(offered, layers=tuple(members)) for _, offered, members in order]
