@@ -16,6 +16,7 @@ from mi_decoder.translation import Source
 __all__ = [
     "BIASED_ROUTER",
     "LEARNING_TO_ROUTE",
+    "dense_or_sparse",
     "expert_names",
     "gate",
     "moe_names",
@@ -63,6 +64,22 @@ def sparse_by_step(config: Config) -> Callable[[int], bool]:
     return lambda index: index not in dense and (index + 1) % step == 0
 
 
+def dense_or_sparse(config: Config) -> list[bool]:
+    """Which layers have experts: by ``mlp_layer_types``, or all behind the first dense ones.
+
+    Raises:
+        BadConfig: another number of layers than there are, or an unknown kind.
+    """
+    n_layers, n_dense = config.size("num_hidden_layers"), config.size("first_k_dense_replace", default=1, at_least=0)
+    found = config.get("mlp_layer_types") or ["dense" if index < n_dense else "sparse" for index in range(n_layers)]
+    if not isinstance(found, list) or len(found) != n_layers or set(found) - {"dense", "sparse"}:
+        raise BadConfig(
+            f"{config.where}: 'mlp_layer_types' is {found!r}, it must be a list of {n_layers} of 'dense', 'sparse'.",
+            path=config.where,
+        )
+    return [kind == "sparse" for kind in found]
+
+
 def sigmoid_experts(
     config: Config,
     *,
@@ -78,14 +95,16 @@ def sigmoid_experts(
     Source: DeepSeek-AI 2024, arXiv:2412.19437, section 2.1.2; transformers 5.24, DeepseekV3TopkRouter.
     """
     count, kept = config.size("n_group", default=groups[0]), config.size("topk_group", default=groups[1])
-    routed, top_k = n_experts(config, "n_routed_experts", "num_local_experts"), config.size("num_experts_per_tok")
+    routed = n_experts(config, "n_routed_experts", "num_experts", "num_local_experts")
+    top_k = config.size("num_experts_per_tok")
     if routed % count or kept > count or top_k > kept * routed // count:
         raise BadConfig(
             f"{config.where}: {top_k!r} of {routed!r} experts cannot be chosen from {kept!r} of {count!r} groups.",
             path=config.where,
         )
     neurons, d_mlp = gate(config), config.size("moe_intermediate_size")
-    shared = config.size("n_shared_experts", default=n_shared, at_least=0)
+    shared = config.size("num_shared_experts", default=n_shared, at_least=0)
+    shared = config.size("n_shared_experts", default=shared, at_least=0)
     routing = TopK(
         top_k,
         score="sigmoid",

@@ -11,15 +11,12 @@ from typing import Any
 
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
-from mi_core.errors import BadConfig
 from mi_core.hookspecs import hookimpl
 from mi_decoder import Layer, RMSNorm
 from mi_decoder.deepseek import LATENT_NAMES, latent_attention
 from mi_decoder.examples import TINY
-from mi_decoder.moe_config import BIASED_ROUTER, LEARNING_TO_ROUTE, sigmoid_experts, spare_layers
+from mi_decoder.moe_config import BIASED_ROUTER, LEARNING_TO_ROUTE, dense_or_sparse, sigmoid_experts, spare_layers
 from mi_decoder.translation import COMPUTED, blueprint, decoder, gated_mlp, only
-
-__all__ = ["mi_family", "mi_family_examples"]
 
 NAMES = {**LATENT_NAMES, **BIASED_ROUTER}
 INERT = {**LEARNING_TO_ROUTE, "pretraining_tp": "how training split matrices"}
@@ -34,7 +31,7 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     interleaved = config.flag("rope_interleave", default=True)
     mixer, reach = latent_attention(config, n_ctx, sizes=SIZES, interleaved=interleaved)
     norm = RMSNorm(config.number("rms_norm_eps", default=1e-5, at_least=0.0))
-    dense, experts, sparse = gated_mlp(config), sigmoid_experts(config, scale=1.8, n_shared=1), kinds(config)
+    dense, experts, sparse = gated_mlp(config), sigmoid_experts(config, scale=1.8, n_shared=1), dense_or_sparse(config)
     for key, wanted in (("topk_method", "noaux_tc"), ("partial_rotary_factor", 1.0)):
         only(config, key, wanted)
     dropped = {**COMPUTED, **spare_layers(config, "num_nextn_predict_layers")}
@@ -45,22 +42,6 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     model = decoder(config, layer, norm, reach)
     tied = config.flag("tie_word_embeddings", default=False)
     return blueprint(model, tensors, tied=tied, names=NAMES, dropped=dropped, inert=INERT)
-
-
-def kinds(config: Config) -> list[bool]:
-    """Which layers have experts: by ``mlp_layer_types``, or all behind the first dense ones.
-
-    Raises:
-        BadConfig: another number of layers than there are, or an unknown kind.
-    """
-    n_layers, n_dense = config.size("num_hidden_layers"), config.size("first_k_dense_replace", default=1, at_least=0)
-    found = config.get("mlp_layer_types") or ["dense" if index < n_dense else "sparse" for index in range(n_layers)]
-    if not isinstance(found, list) or len(found) != n_layers or set(found) - {"dense", "sparse"}:
-        raise BadConfig(
-            f"{config.where}: 'mlp_layer_types' is {found!r}, it must be a list of {n_layers} of 'dense', 'sparse'.",
-            path=config.where,
-        )
-    return [kind == "sparse" for kind in found]
 
 
 @hookimpl
