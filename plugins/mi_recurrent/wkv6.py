@@ -25,7 +25,7 @@ class WKV6:
     size = 16
     """Tokens in a chunk: few, so that a strong decay stays within float32."""
 
-    steps_up_to = 2
+    steps_up_to = 4
     """Tokens for which steps are quicker."""
 
     def step(

@@ -50,7 +50,7 @@ class WKV7:
     size = 32
     """Tokens in a chunk."""
 
-    steps_up_to = 2
+    steps_up_to = 8
     """Tokens for which steps are quicker."""
 
     def step(
