@@ -29,6 +29,7 @@ __all__ = [
     "check_steps_equal_the_whole",
     "check_write_gates_close",
     "is_recurrent",
+    "states_are_written",
 ]
 
 STATE: Final = "mixer.hook_state"
@@ -44,6 +45,11 @@ def is_recurrent(subject: Subject) -> bool:
     """Whether every layer keeps its past in a state, and in nothing else that has no name."""
     layers = {point.layer for point in subject.points if point.site.name == STATE}
     return subject.model.shape.causal and layers == set(range(subject.depth))
+
+
+def states_are_written(subject: Subject) -> bool:
+    """Whether they can be, in every layer."""
+    return is_recurrent(subject) and not any(point.site.read_only for point in of(subject, STATE))
 
 
 def of(subject: Subject, site: str) -> list[Point]:
