@@ -1,0 +1,338 @@
+"""A model under the methods that a `HookedTransformer` has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mi_core.compat.transformer_lens.activation_cache import ActivationCache
+from mi_core.compat.transformer_lens.config import HookedTransformerConfig
+from mi_core.compat.transformer_lens.hook_functions import (
+    ForwardHook,
+    HookFunction,
+    HookPoint,
+    NamesFilter,
+    hooked,
+    matching,
+)
+from mi_core.compat.transformer_lens.stacked_weights import StackedWeights
+from mi_core.compat.transformer_lens.texts import Texts
+from mi_core.errors import InputError, SpecError
+from mi_core.generation import Generation
+from mi_core.model import Model
+from mi_core.plans import Logits
+from mi_core.run import Run
+from mi_core.spec import HookSpec, capture
+
+__all__ = ["HookedTransformer", "Output"]
+
+PROCESSING = (
+    *("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"),
+    "refactor_factored_attn_matrices",
+)
+RETURN_TYPES = ("logits", "loss", "both", None)
+ATTENTION_INPUTS = {"attn_in": ("hook_attn_in",), "split_qkv_input": ("hook_q_input", "hook_k_input", "hook_v_input")}
+
+
+class Output(NamedTuple):
+    """What ``return_type="both"`` returns."""
+
+    logits: Tensor
+    loss: Tensor
+
+
+class HookedTransformer(Texts, StackedWeights):
+    """A `mi.Model` as ``model``, and around it what notebooks written for TransformerLens call.
+
+    Weights are as published: nothing is folded or centred. Unknown names are errors, what hook functions return is
+    what the model goes on with, and a hook that is not in ``fwd_hooks``, `hooks` or `add_hook` does not exist.
+
+    Source: TransformerLens 3.9, HookedTransformer.
+    """
+
+    def __init__(self, model: Model, *, default_prepend_bos: bool = True) -> None:
+        self.model = model
+        self.cfg = HookedTransformerConfig.of(model, default_prepend_bos)
+        self._standing: list[ForwardHook] = []
+
+    @classmethod
+    def from_pretrained(
+        cls, model_name: str, *, default_prepend_bos: bool = True, device: Any = None, **options: Any
+    ) -> HookedTransformer:
+        """Load a model as `mi.load` does, which takes the ``options``: ``dtype``, ``revision``, ...
+
+        Raises:
+            InputError: weights are to be folded or centred.
+            LoadError: as `mi.load`.
+        """
+        from mi_core.loading import load
+
+        asked = [name for name in PROCESSING if options.pop(name, None)]
+        if asked:
+            raise InputError(
+                f"{asked[0]}=True: weights stay as published here. Leave it out: `apply_ln_to_stack` and `logit_attrs` "
+                "apply the gains that it would fold, and differences of logits are the same.",
+                asked=asked,
+            )
+        model = load(model_name, device="auto" if device is None else device, **options)
+        return cls(model, default_prepend_bos=default_prepend_bos)
+
+    @classmethod
+    def from_pretrained_no_processing(cls, model_name: str, **options: Any) -> HookedTransformer:
+        """The same as :meth:`from_pretrained`, which processes nothing either."""
+        return cls.from_pretrained(model_name, **options)
+
+    def __repr__(self) -> str:
+        return f"HookedTransformer({self.model!r})"
+
+    @cached_property
+    def hook_dict(self) -> dict[str, HookPoint]:
+        """Every activation's name, with its place."""
+        return {name: HookPoint(name) for name in self.model.points.by_name}
+
+    # -- running ---------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        input: Any,  # noqa: A002 - their name
+        return_type: str | None = "logits",
+        loss_per_token: bool = False,
+        prepend_bos: bool | None = None,
+        stop_at_layer: int | None = None,
+    ) -> Any:
+        """Logits ``[batch pos d_vocab]``, the loss (nats), both, or None, of a text, several, or ids.
+
+        With ``stop_at_layer`` the stream before that layer, and layers from there on are not computed.
+        """
+        run = self._run(input, HookSpec(), return_type, prepend_bos, stop_at_layer)
+        return self._returned(run, return_type, loss_per_token, stop_at_layer)
+
+    def run_with_cache(
+        self,
+        input: Any,  # noqa: A002 - their name
+        return_type: str | None = "logits",
+        *,
+        names_filter: NamesFilter = None,
+        remove_batch_dim: bool = False,
+        return_cache_object: bool = True,
+        device: Any = None,
+        loss_per_token: bool = False,
+        prepend_bos: bool | None = None,
+        stop_at_layer: int | None = None,
+    ) -> tuple[Any, Any]:
+        """The same as calling the model, and a cache of what the filter lets through.
+
+        Raises:
+            UnknownPoint: a name that the model does not have, or a filter that lets nothing through.
+        """
+        names = self._kept(names_filter, stop_at_layer)
+        spec = capture(names, device=device) if names else HookSpec()
+        run = self._run(input, spec, return_type, prepend_bos, stop_at_layer)
+        cache = ActivationCache({name: run[name] for name in names}, self)
+        cache = cache.remove_batch_dim() if remove_batch_dim else cache
+        output = self._returned(run, return_type, loss_per_token, stop_at_layer)
+        return output, cache if return_cache_object else cache.cache_dict
+
+    def run_with_hooks(
+        self,
+        input: Any,  # noqa: A002 - their name
+        return_type: str | None = "logits",
+        *,
+        fwd_hooks: Sequence[ForwardHook] = (),
+        loss_per_token: bool = False,
+        prepend_bos: bool | None = None,
+        stop_at_layer: int | None = None,
+    ) -> Any:
+        """The same as calling the model within :meth:`hooks`."""
+        with self.hooks(fwd_hooks):
+            return self(input, return_type, loss_per_token, prepend_bos, stop_at_layer)
+
+    @contextmanager
+    def hooks(self, fwd_hooks: Sequence[ForwardHook] = ()) -> Iterator[HookedTransformer]:
+        """Hook functions ``fn(activation, hook)`` at names, or at all names for which a function is true.
+
+        A function gets a private copy of the activation. What it returns takes its place; if it returns None, the copy
+        does, with whatever was done to it.
+
+        Raises:
+            UnknownPoint: a name that the model does not have, or a filter that is true for none.
+        """
+        self._hooked(fwd_hooks)
+        before = list(self._standing)
+        self._standing += fwd_hooks
+        try:
+            yield self
+        finally:
+            self._standing = before
+
+    def add_hook(self, name: Any, hook: HookFunction) -> None:
+        """A hook that stays until :meth:`reset_hooks`."""
+        self._hooked([(name, hook)])
+        self._standing.append((name, hook))
+
+    def reset_hooks(self, clear_contexts: bool = False) -> None:
+        """Remove every hook; with ``clear_contexts`` also what functions have put into ``hook.ctx``."""
+        self._standing = []
+        for place in self.hook_dict.values() if clear_contexts else ():
+            place.ctx.clear()
+
+    # -- text generation ---------------------------------------------------------------------------
+
+    def generate(
+        self,
+        input: Any,  # noqa: A002 - their name
+        max_new_tokens: int = 10,
+        *,
+        stop_at_eos: bool = True,
+        do_sample: bool = True,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        use_past_kv_cache: bool = True,
+        prepend_bos: bool | None = None,
+        return_type: str = "input",
+        seed: int | None = None,
+        verbose: bool = True,
+    ) -> Any:
+        """Prompt and continuation: a text for a text, texts for texts, ids ``[batch pos]`` for ids or ``"tokens"``.
+
+        Hooks that stand are called for the prompt, then for every new token.
+
+        Raises:
+            InputError: ``return_type`` is something else; ids of rows that end at different lengths are no tensor.
+        """
+        if return_type not in ("input", "str", "tokens"):
+            raise InputError(f"return_type={return_type!r}: give 'input', 'str' or 'tokens'.", return_type=return_type)
+        generation = self.model.generate(
+            self._ids(input, prepend_bos),
+            self._hooked(self._standing),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature if do_sample else 0.0,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed if do_sample else None,
+            stop_at_eos=stop_at_eos,
+            cache=use_past_kv_cache,
+        )
+        if return_type == "tokens" or (return_type == "input" and not is_text(input)):
+            return generation.tokens
+        texts = self._texts_of(generation)
+        return texts[0] if isinstance(input, str) else texts
+
+    def _texts_of(self, generation: Generation) -> list[str]:
+        rows = [tokens[real].tolist() for tokens, real in zip(generation.tokens, generation.mask, strict=True)]
+        bos = self.tokenizer.bos
+        return [self.tokenizer.decode(row[1:] if bos is not None and row[0] == bos else row) for row in rows]
+
+    # -- switches and places -----------------------------------------------------------------------
+
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Whether filters and whole caches have ``attn.hook_result``; by name it is always there."""
+        self._offer(("attn.hook_result",), use_attn_result)
+
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Whether filters and whole caches have ``hook_q_input`` and its like; by name they are always there."""
+        self._offer(ATTENTION_INPUTS["split_qkv_input"], use_split_qkv_input)
+
+    def set_use_attn_in(self, use_attn_in: bool) -> None:
+        """Whether filters and whole caches have ``hook_attn_in``; by name it is always there."""
+        self._offer(ATTENTION_INPUTS["attn_in"], use_attn_in)
+
+    def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
+        """Whether filters and whole caches have ``hook_mlp_in``; by name it is always there."""
+        self._offer(("hook_mlp_in",), use_hook_mlp_in)
+
+    def to(self, device: Any) -> HookedTransformer:
+        """Move the model; returns itself."""
+        self.model.module.to(device)
+        self.cfg.device, self.cfg.dtype = self.model.device, self.model.dtype
+        return self
+
+    def eval(self) -> HookedTransformer:
+        """The model as it always is: nothing is dropped out. Returns itself."""
+        return self
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters, as an optimiser takes them."""
+        return self.model.module.parameters()
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _offer(self, sites: Sequence[str], wanted: bool) -> None:
+        known = {site.name for site in self.model.backend.sites()}
+        for site in sites:
+            if wanted and site not in known:
+                self.model.points.match(f"blocks.*.{site}")  # says why it is not there
+        self.cfg.on_demand = self.cfg.on_demand | set(sites) if wanted else self.cfg.on_demand - set(sites)
+
+    def _hooked(self, hooks: Sequence[ForwardHook]) -> HookSpec:
+        return hooked(self.model.points, hooks, self.hook_dict, self.cfg.on_demand)
+
+    def _ids(self, input: Any, prepend_bos: bool | None) -> Any:  # noqa: A002 - their name
+        if not is_text(input):
+            return input
+        texts = [input] if isinstance(input, str) else input
+        return [self.ids_of(text, prepend_bos) for text in texts]
+
+    def _run(
+        self, inputs: Any, spec: HookSpec, return_type: str | None, prepend_bos: bool | None, stop: int | None
+    ) -> Run:
+        if return_type not in RETURN_TYPES:
+            raise InputError(f"return_type={return_type!r}: give 'logits', 'loss', 'both' or None.", seen=return_type)
+        if stop is not None:
+            spec += capture(self._before(stop))
+        wanted: Logits = None if return_type is None or stop is not None else "all"
+        return self.model.run(self._ids(inputs, prepend_bos), self._hooked(self._standing) + spec, logits=wanted)
+
+    def _returned(self, run: Run, return_type: str | None, loss_per_token: bool, stop: int | None) -> Any:
+        if stop is not None:
+            return run[self._before(stop)]
+        if return_type is None:
+            return None
+        if return_type == "logits":
+            return run.logits
+        loss: Float[Tensor, "..."] = run.token_losses[:, 1:] if loss_per_token else run.loss
+        return loss if return_type == "loss" else Output(run.logits, loss)
+
+    def _kept(self, names_filter: NamesFilter, stop: int | None) -> list[str]:
+        """The names of a cache, of those that are computed before ``stop``."""
+        points = self.model.points
+        if not callable(names_filter) and names_filter is not None and not names_filter:
+            return []
+        names = matching(points, names_filter, self.cfg.on_demand)
+        if stop is None:
+            return names
+        end = self._layer(stop)
+        found = [points.by_name[name] for name in names]
+        early = [p.name for p in found if (points.embedding(p) if p.layer is None else p.layer < end)]
+        late = [name for name in names if name not in early]
+        if late and names_filter is not None and not callable(names_filter):
+            raise SpecError(f"stop_at_layer={stop}: {late[0]!r} is not computed before layer {end}.", points=late)
+        return early
+
+    def _layer(self, stop: int) -> int:
+        n_layers = self.cfg.n_layers
+        if not -n_layers <= stop <= n_layers:
+            raise SpecError(f"stop_at_layer={stop}: the model has {n_layers} layers.", layer=stop)
+        return stop if stop >= 0 else stop + n_layers
+
+    def _before(self, stop: int) -> str:
+        """The stream before a layer, as what the layer before leaves: that one need not be begun."""
+        end = self._layer(stop)
+        return "blocks.0.hook_resid_pre" if end == 0 else f"blocks.{end - 1}.hook_resid_post"
+
+
+def is_text(input: Any) -> bool:  # noqa: A002 - their name
+    """Whether an input is a text, or several.
+
+    >>> is_text("a"), is_text(["a", "b"]), is_text([1, 2])
+    (True, True, False)
+    """
+    return isinstance(input, str) or (
+        isinstance(input, list | tuple) and bool(input) and all(isinstance(each, str) for each in input)
+    )
