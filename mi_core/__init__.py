@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     from mi_core.carrying import carried
     from mi_core.chat import Chat
     from mi_core.edges import Knockout, Reweight
+    from mi_core.folding import folded
     from mi_core.generation import Generation, GenerationInterrupted
     from mi_core.grids import Grid, ablation_grid, grid, patch_grid, steering_grid
     from mi_core.inspecting import Inspection, inspect
@@ -101,6 +102,7 @@ __all__ = [
     "capture",
     "carried",
     "errors",
+    "folded",
     "grid",
     "insert",
     "inspect",
@@ -132,6 +134,7 @@ HOMES = {
         "Knockout",
         "Reweight",
     ),
+    "folding": ("folded",),
     "generation": (
         "Generation",
         "GenerationInterrupted",

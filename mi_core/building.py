@@ -141,7 +141,7 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
 
     Raises:
         NotSerialisable: the family computes a parameter from checkpoint tensors, which cannot be undone; or something
-            was built around the family's backend.
+            was built around the family's backend, or its weights were rewritten.
     """
     from safetensors.torch import save_file
 
@@ -153,6 +153,14 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
         raise NotSerialisable(
             f"{model.name} is built around the backend of {family.name}: save the model that is inside it.",
             family=family.name,
+        )
+    homeless = sorted(places.keys() - blueprint.weights.keys() - blueprint.tie.keys())
+    homeless += [name for name, source in blueprint.tie.items() if places[name] is not places[source]]
+    if homeless:
+        raise NotSerialisable(
+            f"a checkpoint of {family.name} with this config has no place for {', '.join(homeless[:3])}: the weights "
+            f"of {model.provenance.ref} were rewritten. Save the model that they were rewritten from.",
+            parameters=homeless,
         )
     tensors = assembled(blueprint.weights, places, family.name)
     target = Path(folder)

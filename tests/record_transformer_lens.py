@@ -83,6 +83,11 @@ def drawn(name: str) -> HookedTransformer:
     return model
 
 
+def weights(model: HookedTransformer) -> dict[str, torch.Tensor]:
+    """Parameters by their names; theirs are called _W_K where heads share keys."""
+    return {key.replace("._W_", ".W_").replace("._b_", ".b_"): value for key, value in model.named_parameters()}
+
+
 def zero_first_head(pattern: torch.Tensor, hook: Any) -> torch.Tensor:
     """A hook that returns something new."""
     return torch.where(torch.arange(2)[:, None, None] == 0, 0.0, pattern)
@@ -100,8 +105,7 @@ def recorded(name: str) -> dict[str, torch.Tensor]:
     logits, cache = model.run_with_cache(tokens)
     hooks = [("blocks.0.attn.hook_pattern", zero_first_head), ("blocks.1.hook_resid_pre", double_last)]
     found = {
-        # theirs are called _W_K where heads share keys
-        **{f"weights/{key.replace('._W_', '.W_').replace('._b_', '.b_')}": it for key, it in model.named_parameters()},
+        **{f"weights/{key}": value for key, value in weights(model).items()},
         **{f"cache/{key}": value for key, value in cache.items()},
         "tokens": tokens,
         "logits": logits,
@@ -121,6 +125,7 @@ def recorded(name: str) -> dict[str, torch.Tensor]:
     parts = folded.decompose_resid(pos_slice=-1)
     wrong = torch.full((2,), WRONG)
     found["folded/attributions"] = folded.logit_attrs(parts, torch.full((2,), CORRECT), wrong, pos_slice=-1)
+    found |= {f"folded/weights/{key}": value for key, value in weights(model).items()}
     found["folded/normalized"] = folded["ln_final.hook_normalized"]
     return {f"{name}/{key}": value.detach().clone().contiguous() for key, value in found.items()}
 

@@ -67,6 +67,8 @@ class AttentionModule(nn.Module):
     """Causal self-attention; matrices lie as in checkpoints, ``[out, in]``."""
 
     takes_parts = True
+    reads: tuple[str, ...] = ("q", "k", "v")
+    writes = ("o",)
 
     def __init__(self, spec: Attention, d_model: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 from mi_core.blueprint import empty
 from mi_core.protocols import Batch, ModelShape, Site, Stream, Tap
 from mi_core.vocabulary import site
+from mi_decoder.folding import fold_obstacles, folded_copy
 from mi_decoder.learned_positions import LearnedPositions
 from mi_decoder.parts import LayerLike, Norm
 from mi_decoder.sinusoids import Sinusoids
@@ -161,6 +162,14 @@ class DecoderBackend(nn.Module):
             raise KeyError(f"no weight {name!r}; there are {', '.join(weights)}")
         found: Tensor = weights[wanted]
         return found
+
+    def fold_obstacles(self) -> Mapping[str, str]:
+        """Transformation of weights -> why it would change probabilities here."""
+        return fold_obstacles(self)
+
+    def folded(self, transformations: Collection[str]) -> DecoderBackend:
+        """A copy with these transformations done."""
+        return folded_copy(self, transformations)
 
 
 def merged(layers: Sequence[Sequence[Site]]) -> Sequence[Site]:

@@ -83,6 +83,11 @@ class LatentAttentionModule(AttentionModule):
         self.register_parameter("o_weight", empty(d_model, heads * spec.d_value))
 
     @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The matrices that multiply the input."""
+        return ("kv_down", "q" if self.latent.q_rank is None else "q_down")
+
+    @property
     def d_own(self) -> int:
         """Dims of a key that are its head's own."""
         return self.d_head - self.latent.d_shared
@@ -112,7 +117,7 @@ class LatentAttentionModule(AttentionModule):
     ) -> Float[Tensor, "batch query_pos d_heads"]:
         """The queries of all heads, through their latent if they have one."""
         if self.latent.q_rank is None:
-            return linear(asking, self.get_parameter("q_weight"))
+            return linear(asking, self.get_parameter("q_weight"), self._parameters["q_bias"])
         norm: Any = self._modules["q_latent_norm"]
         down = linear(asking, self.get_parameter("q_down_weight"), self._parameters["q_down_bias"])
         return linear(tap("attn.hook_q_latent", norm.plain(down)), self.get_parameter("q_up_weight"))

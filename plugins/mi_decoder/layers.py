@@ -14,7 +14,7 @@ from mi_core.vocabulary import site
 from mi_decoder.parts import Channel, Mixer, Norm
 from mi_decoder.split_inputs import MLP_INPUT, SPLIT_INPUTS, channel_input, read_apart, split_input_sites
 
-__all__ = ["Layer", "ParallelLayer", "PostNormLayer"]
+__all__ = ["DecoderBlock", "Layer", "ParallelLayer", "PostNormLayer"]
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,9 @@ class MLP:
 class GatedMLPModule(nn.Module):
     """A gated MLP; matrices lie as in checkpoints, ``[out, in]``."""
 
+    reads = ("gate", "in")
+    writes = ("out",)
+
     def __init__(self, spec: GatedMLP, d_model: int, name: str = "mlp") -> None:
         super().__init__()
         self.activation = spec.activation
@@ -106,6 +109,9 @@ class GatedMLPModule(nn.Module):
 
 class MLPModule(nn.Module):
     """A plain MLP; matrices lie as in torch, ``[out, in]``."""
+
+    reads = ("in",)
+    writes = ("out",)
 
     def __init__(self, spec: MLP, d_model: int) -> None:
         super().__init__()

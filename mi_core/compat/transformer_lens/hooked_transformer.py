@@ -23,6 +23,7 @@ from mi_core.compat.transformer_lens.hook_functions import (
 from mi_core.compat.transformer_lens.stacked_weights import StackedWeights
 from mi_core.compat.transformer_lens.texts import Texts
 from mi_core.errors import InputError, SpecError
+from mi_core.folding import folded
 from mi_core.generation import Generation
 from mi_core.model import Model
 from mi_core.plans import Logits
@@ -31,10 +32,13 @@ from mi_core.spec import HookSpec, capture
 
 __all__ = ["HookedTransformer", "Output"]
 
-PROCESSING = (
-    *("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases"),
-    "refactor_factored_attn_matrices",
-)
+PROCESSING = {
+    "fold_ln": "norms",
+    "fold_value_biases": "value_biases",
+    "center_writing_weights": "center_writing",
+    "center_unembed": "center_unembed",
+}
+"""What weights can go through when they are loaded, and what `mi.folded` calls it."""
 RETURN_TYPES = ("logits", "loss", "both", None)
 ATTENTION_INPUTS = {"attn_in": ("hook_attn_in",), "split_qkv_input": ("hook_q_input", "hook_k_input", "hook_v_input")}
 
@@ -49,7 +53,7 @@ class Output(NamedTuple):
 class HookedTransformer(Texts, StackedWeights):
     """A `mi.Model` as ``model``, and around it what notebooks written for TransformerLens call.
 
-    Weights are as published: nothing is folded or centred. Unknown names are errors, what hook functions return is
+    Weights are as published unless folding is asked for. Unknown names are errors, what hook functions return is
     what the model goes on with, and a hook that is not in ``fwd_hooks``, `hooks` or `add_hook` does not exist.
 
     Source: TransformerLens 3.9, HookedTransformer.
@@ -66,25 +70,23 @@ class HookedTransformer(Texts, StackedWeights):
     ) -> HookedTransformer:
         """Load a model as `mi.load` does, which takes the ``options``: ``dtype``, ``revision``, ...
 
+        Weights stay as published unless ``fold_ln``, ``fold_value_biases``, ``center_writing_weights`` or
+        ``center_unembed`` is True: see `mi.folded`.
+
         Raises:
-            InputError: weights are to be folded or centred.
+            UnsupportedAnalysis: that would change probabilities.
             LoadError: as `mi.load`.
         """
         from mi_core.loading import load
 
-        asked = [name for name in PROCESSING if options.pop(name, None)]
-        if asked:
-            raise InputError(
-                f"{asked[0]}=True: weights stay as published here. Leave it out: `apply_ln_to_stack` and `logit_attrs` "
-                "apply the gains that it would fold, and differences of logits are the same.",
-                asked=asked,
-            )
+        asked = {ours: bool(options.pop(theirs, False)) for theirs, ours in PROCESSING.items()}
         model = load(model_name, device="auto" if device is None else device, **options)
+        model = folded(model, **asked) if any(asked.values()) else model
         return cls(model, default_prepend_bos=default_prepend_bos)
 
     @classmethod
     def from_pretrained_no_processing(cls, model_name: str, **options: Any) -> HookedTransformer:
-        """The same as :meth:`from_pretrained`, which processes nothing either."""
+        """The same as :meth:`from_pretrained`, which processes nothing unless asked to."""
         return cls.from_pretrained(model_name, **options)
 
     def __repr__(self) -> str:

@@ -107,3 +107,18 @@ def test_stacked_weights_have_their_shapes_and_values(name: str) -> None:
     close(model.W_U, weights["unembed.W_U"])
     close(model.b_U, weights["unembed.b_U"])
     assert model.W_K.shape == model.W_Q.shape
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_folded_weights_are_their_folded_weights(name: str) -> None:
+    centred = name == "gpt2"
+    ours = mi.folded(
+        same_weights(name).model, norms=True, center_writing=centred, center_unembed=True, value_biases=True
+    )
+    theirs = part(name, "folded/weights/")
+    assert len(theirs) > 20
+    for key, value in theirs.items():
+        if key in ours.weights:
+            close(ours.weights[key], value)
+        else:
+            assert not value.any()  # a bias that ours need not have

@@ -10,7 +10,7 @@ from small_models import close, small, talking
 
 import mi_core as mi
 from mi_core.compat.transformer_lens import HookedTransformer
-from mi_core.errors import InputError, NoTokenizer, NotSingleToken
+from mi_core.errors import InputError, NoTokenizer, NotSingleToken, UnsupportedAnalysis
 
 TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=12)
 
@@ -93,12 +93,15 @@ def test_generation_goes_on_in_the_kind_of_its_input() -> None:
         model.generate(text, 3, return_type="words")
 
 
-def test_weights_stay_as_published() -> None:
-    with pytest.raises(InputError, match=r"fold_ln=True.*as published"):
-        HookedTransformer.from_pretrained("tiny-world", fold_ln=True)
+def test_weights_stay_as_published_unless_folding_is_asked_for() -> None:
     model = HookedTransformer.from_pretrained("tiny-world", device="cpu", fold_ln=False, center_unembed=False)
     assert model.W_E.data_ptr() == model.model.weights["embed.W_E"].data_ptr()
     assert model.blocks[1].attn.W_Q.data_ptr() == model.model.weights["blocks.1.attn.W_Q"].data_ptr()
+    assert model.model.provenance.ref == "tiny-world"
+    folded = HookedTransformer.from_pretrained("tiny-world", device="cpu", fold_ln=True, center_unembed=True)
+    assert folded.model.provenance.ref == "tiny-world (folded: norms, center_unembed)"
+    with pytest.raises(UnsupportedAnalysis, match="does not centre"):
+        HookedTransformer.from_pretrained("tiny-world", device="cpu", center_writing_weights=True)
 
 
 def test_the_config_tells_sizes_and_what_is_absent() -> None:
