@@ -52,6 +52,9 @@ class Blueprint:
     """Parameter -> the parameter whose tensor it shares."""
     initialise: Callable[[Backend, Generator], None] | None = None
     """Fills fresh parameters in place for training (`mi.build`); normal(0, 0.02), gains one, biases zero if absent."""
+    spec: object | None = None
+    """What the backend computes, as a value that equals another exactly where both compute the same (a frozen dataclass
+    does); None where readings cannot be compared."""
 
 
 def empty(*shape: int, dtype: torch.dtype | None = None) -> torch.nn.Parameter:

@@ -145,8 +145,8 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
     """
     from safetensors.torch import save_file
 
-    family = family_of(Config(model.config))
     config = Config(model.config)
+    family = family_of(config, model.provenance.family if model.provenance.read_as else None)
     blueprint = blueprint_of(family, config, None)
     places = slots(module_of(model.backend))
     if not places.keys() >= blueprint.weights.keys():

@@ -40,6 +40,7 @@ class Config(Mapping[str, Any]):
         self._values = dict(values)
         self._prefix = prefix
         self._read: set[str] = set()
+        self._assumed: dict[str, tuple[Any, Sequence[str] | Mapping[str, Any]]] = {}
         self._children: dict[str, Config] = {}
 
     def __getitem__(self, key: str) -> Any:
@@ -62,6 +63,8 @@ class Config(Mapping[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value as it stands (null is None), or the default where there is no such key."""
+        if key not in self._values:
+            self._assumed[key] = default, ()
         return self[key] if key in self._values else default
 
     def child(self, key: str, default: Mapping[str, Any] = REQUIRED) -> Config:
@@ -108,6 +111,8 @@ class Config(Mapping[str, Any]):
     def choice(self, key: str, options: Sequence[str] | Mapping[str, Any], *, default: Any = REQUIRED) -> str:
         """One of a few words. Null counts as absent."""
         value = self._value(key, default, "a word")
+        if key in self._assumed:
+            self._assumed[key] = value, options
         if not isinstance(value, str) or value not in options:
             raise self._wrong(key, value, f"one of {', '.join(map(repr, options))}")
         return value
@@ -124,6 +129,20 @@ class Config(Mapping[str, Any]):
                 found[key] = value
         return found
 
+    def assumed(self) -> dict[str, tuple[Any, tuple[str, ...]]]:
+        """Keys that are absent or null and for which a reader took a value of its own: that value, and its options.
+
+        >>> config = Config({"hidden_size": 64})
+        >>> config.flag("bias", default=True), config.choice("act", ["relu", "silu"], default="silu")
+        (True, 'silu')
+        >>> config.assumed()
+        {'bias': (True, ()), 'act': ('silu', ('relu', 'silu'))}
+        """
+        own = {key: (value, tuple(options)) for key, (value, options) in self._assumed.items()}
+        for name, child in self._children.items():
+            own |= {f"{name}.{key}": found for key, found in child.assumed().items()}
+        return own
+
     def plain(self) -> dict[str, Any]:
         """A deep copy as ordinary data; counts nothing."""
         return copy.deepcopy(self._values)
@@ -137,6 +156,8 @@ class Config(Mapping[str, Any]):
         if default is REQUIRED:
             raise self._missing(key, kind)
         self._read.add(key)
+        if default is not None and kind != "a mapping":
+            self._assumed[key] = default, ()
         return default
 
     def _missing(self, key: str, kind: str = "a value") -> BadConfig:

@@ -14,7 +14,7 @@ from mi_core.blueprint import Blueprint, Weight, only
 from mi_core.errors import BrokenPlugin, MissingTensors, NotLoaded, TensorMismatch, UnusedTensors
 from mi_core.tensors import TensorIndex
 
-__all__ = ["check_loaded", "fill", "folded", "slots"]
+__all__ = ["check_loaded", "fill", "folded", "gaps", "slots"]
 
 SHOWN: Final = 12
 
@@ -104,9 +104,7 @@ def check_blueprint(places: Mapping[str, Tensor], blueprint: Blueprint, family: 
 
 def check_names(blueprint: Blueprint, tensors: TensorIndex, family: str, ignore: Collection[str]) -> tuple[str, ...]:
     """Nothing missing, nothing left over; returns what ``ignore`` (names or patterns) left out."""
-    wanted = {name for weight in blueprint.weights.values() for name in weight.names}
-    missing = [name for name in wanted if name not in tensors]
-    left = [name for name in tensors if name not in wanted and not matches(name, blueprint.dropped)]
+    missing, left = gaps(blueprint, tensors)
     ignored = tuple(name for name in left if matches(name, ignore))
     left = [name for name in left if name not in ignored]
     if missing:
@@ -128,11 +126,23 @@ def check_names(blueprint: Blueprint, tensors: TensorIndex, family: str, ignore:
     if idle := [pattern for pattern in ignore if not any(fnmatch.fnmatchcase(name, pattern) for name in ignored)]:
         raise UnusedTensors(
             f"{tensors.where}: ignore_tensors names {idle[0]!r}, but no left-over tensor is called so"
-            f"{' (the family uses it)' if idle[0] in wanted else ''}.",
+            f"{' (the family uses it)' if idle[0] in wanted(blueprint) else ''}.",
             names=tuple(idle),
             family=family,
         )
     return ignored
+
+
+def gaps(blueprint: Blueprint, tensors: TensorIndex) -> tuple[list[str], list[str]]:
+    """Tensors that the checkpoint lacks, and tensors that are neither used nor dropped."""
+    needed = wanted(blueprint)
+    left = [name for name in tensors if name not in needed and not matches(name, blueprint.dropped)]
+    return [name for name in needed if name not in tensors], left
+
+
+def wanted(blueprint: Blueprint) -> set[str]:
+    """The tensors that a blueprint uses."""
+    return {name for weight in blueprint.weights.values() for name in weight.names}
 
 
 def check_shapes(places: Mapping[str, Tensor], blueprint: Blueprint, tensors: TensorIndex, family: str) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from mi_core.automatic import family_for
 from mi_core.config import Config
 from mi_core.errors import MiError, MissingTensors, UnusedTensors
-from mi_core.families import blueprint_of, config_of, empty_backend, family_of
+from mi_core.families import blueprint_of, config_of, empty_backend
 from mi_core.files import Files
 from mi_core.fill import check_blueprint, check_names, check_shapes, matches, slots
 from mi_core.inert import check_config_used
@@ -33,6 +34,8 @@ class Inspection:
     model_type: str
     problem: MiError | None
     """Why `load` would refuse it; None where every tensor and every config key has its place."""
+    read_as: str = ""
+    """How the family was found, in words, where nobody claims the model_type."""
     layers: tuple[str, ...] = ()
     """Layers that are alike together, in words."""
     sizes: Mapping[str, int | None] = field(default_factory=dict)
@@ -87,7 +90,7 @@ def found_in(files: Files, config: Config, tensors: TensorIndex, model_type: str
     Raises:
         LoadError: whatever `load` would raise.
     """
-    family = family_of(config)
+    family, read_as = family_for(config, lambda: tensors)
     refuse_quantised_tensors(tensors, tensors.where)
     blueprint = blueprint_of(family, config, tensors)
     check_config_used(config, blueprint.inert, ignore=(), family=family.name)
@@ -104,6 +107,7 @@ def found_in(files: Files, config: Config, tensors: TensorIndex, model_type: str
         where=files.where,
         model_type=model_type,
         problem=None,
+        read_as=read_as,
         layers=tuple(in_words(backend)),
         sizes={name: getattr(shape, name) for name in ("n_layers", "d_model", "d_vocab", "n_ctx")},
         parameters=sum(tensor.numel() for name, tensor in places.items() if name not in blueprint.tie),

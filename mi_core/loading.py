@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from mi_core import registry
+from mi_core.automatic import family_for
 from mi_core.config import Config
 from mi_core.errors import BadConfig, LoadError, MissingTensors, ModelNotFound, UnusedTensors
-from mi_core.families import blueprint_of, config_of, empty_backend, family_of
+from mi_core.families import blueprint_of, config_of, empty_backend
 from mi_core.files import Files, is_file
 from mi_core.fill import fill
 from mi_core.inert import check_config_used
@@ -95,7 +96,7 @@ def load(
         ModelNotFound: there is no such model, folder or repository, or a file of it is missing.
         BadConfig: config.json is no valid JSON, lacks a key, or states absurd numbers; or the weights are quantised.
         UnusedConfig: a key that may change the numbers was read by nobody.
-        UnknownFamily: no installed plugin reads its model_type.
+        UnknownFamily: no installed plugin reads its model_type, and its tensors and keys leave open what it is.
         MissingTensors: a parameter that the checkpoint does not fill.
         UnusedTensors: a tensor that goes nowhere.
         TensorMismatch: a tensor of another shape than the config implies.
@@ -105,14 +106,13 @@ def load(
 
     place = chosen_device(device)
     files = resolve(ref, revision=revision, token=token, allow_pickle=allow_pickle)
+    headers = functools.cache(functools.partial(TensorIndex.read, files, allow_pickle=allow_pickle))
     if files.has(CONFIG) or not any(name.endswith(WEIGHTS) for name in files.names()):
         config = read_config(files)
-        family = family_of(config, backend)
-        tensors = TensorIndex.read(files, allow_pickle=allow_pickle)
     else:
-        tensors = TensorIndex.read(files, allow_pickle=allow_pickle)
-        config = config_of(files, tensors, backend)
-        family = family_of(config, backend)
+        config = config_of(files, headers(), backend)
+    family, read_as = family_for(config, headers, backend, ignore_config=ignore_config, ignore_tensors=ignore_tensors)
+    tensors = headers()
     refuse_quantised_tensors(tensors, tensors.where)
     blueprint = blueprint_of(family, config, tensors)
     ignored_config = check_config_used(config, blueprint.inert, ignore=ignore_config, family=family.name)
@@ -126,6 +126,7 @@ def load(
     provenance = Provenance(
         ref=os.fspath(ref),
         family=family.name,
+        read_as=read_as,
         plugin=f"{family.distribution} {family.version}",
         revision=files.revision,
         ignored_config=ignored_config,

@@ -16,6 +16,8 @@ class Provenance:
     """What was asked for: an embedded name, a folder, a Hub id, or ``"build"``."""
     family: str
     """The plugin that read it: a model_type."""
+    read_as: str = ""
+    """How the family was found, in words, where nobody claims the checkpoint's model_type."""
     plugin: str = ""
     """The distribution that the plugin belongs to, with its version."""
     revision: str | None = None

@@ -63,6 +63,7 @@ class Receipt:
         explicit = {layer: why for layer, why in self.kernels.items() if why != "fused"}
         lines = [
             f"model    {self.model} ({self.provenance.family}), {self.dtype} on {self.device}",
+            *((f"read as  {self.provenance.read_as}",) if self.provenance.read_as else ()),
             f"tokens   {', '.join(map(str, self.tokens))}" + (f", BOS {self.bos[0]!r}" if self.bos[0] else ""),
             f"layers   {span(self.layers)}"
             + ("" if self.stopped_after is None else f", stopped after layer {self.stopped_after}"),

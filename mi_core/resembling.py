@@ -10,7 +10,7 @@ from mi_core.blueprint import Blueprint
 from mi_core.config import Config
 from mi_core.errors import LoadError, MiError
 from mi_core.families import GROUP, blueprint_of
-from mi_core.fill import matches
+from mi_core.fill import gaps
 from mi_core.inert import is_inert
 from mi_core.tensors import TensorIndex
 
@@ -53,6 +53,4 @@ def looks_like(blueprint: Blueprint, config: Config, tensors: TensorIndex, famil
 
 def misfit(blueprint: Blueprint, tensors: TensorIndex) -> int:
     """How many tensors are missing or left over."""
-    wanted = {name for weight in blueprint.weights.values() for name in weight.names}
-    left = [name for name in tensors if name not in wanted and not matches(name, blueprint.dropped)]
-    return len(left) + sum(name not in tensors for name in wanted)
+    return sum(map(len, gaps(blueprint, tensors)))

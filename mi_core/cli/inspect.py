@@ -36,7 +36,7 @@ def inspect(
         line("verdict", "would not load", "bold red")
         line("", f"{type(found.problem).__name__}: {found.problem}")
         raise typer.Exit(1)
-    line("verdict", "loads: every tensor and every config key has its place", "green")
+    line("verdict", f"loads: {found.read_as or 'every tensor and every config key has its place'}", "green")
     line("sizes", ", ".join(f"{name} {value}" for name, value in found.sizes.items() if value is not None))
     for text in found.layers:
         line("layers", text)

@@ -251,6 +251,7 @@ def blueprint(
         inert=inert or {},
         tie=tie,
         initialise=initialise,
+        spec=model,
     )
 
 

@@ -103,9 +103,13 @@ def test_what_is_accepted_is_in_the_provenance(tmp_path: Path) -> None:
 
 def test_another_family_can_be_asked_to_read_a_checkpoint(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "a", CONFIG | {"model_type": "toy-2"})
+    assert "'toy-2' is nobody's; read as 'toy'" in load(folder).provenance.read_as
+    (folder / "model.safetensors").unlink()
     with pytest.raises(UnknownFamily, match=r"'toy-2'\. Closest: toy \(from toy-models\)\. Installed: "):
         load(folder)
-    assert load(folder, backend="toy").provenance.family == "toy"
+    folder = write_checkpoint(tmp_path / "b", CONFIG | {"model_type": "toy-2"})
+    provenance = load(folder, backend="toy").provenance
+    assert (provenance.family, provenance.read_as) == ("toy", "")
 
 
 BAD_CONFIGS: dict[str, tuple[str, type[MiError]]] = {
