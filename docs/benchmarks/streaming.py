@@ -3,8 +3,8 @@
 A random RWKV-7 (2 layers, width 32, 256 tokens) reads random tokens with `model.stream` on one CPU thread, each length
 in a process of its own.
 
-- ``grew``: the peak of the process, over what it was after a first short stream. Ids, positions and losses of every token
-  are a part of it.
+- ``grew``: the peak of the process, over what it was after a first short stream. Ids, positions and losses of every
+  token are a part of it.
 - ``remembered``: bytes that the model goes on from at the end.
 """
 
