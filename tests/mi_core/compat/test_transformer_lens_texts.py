@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import tiny_tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +14,8 @@ from small_models import close, small, talking
 import mi_core as mi
 from mi_core.compat.transformer_lens import HookedTransformer
 from mi_core.errors import InputError, NoTokenizer, NotSingleToken, UnsupportedAnalysis
+from mi_core.files import Files
+from mi_core.json_tokenizer import JsonTokenizer
 
 TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=12)
 
@@ -28,6 +33,17 @@ def test_there_is_one_bos_or_none(text: str) -> None:
     assert model.to_string(model.to_tokens(text, prepend_bos=False)[0]) == model.tokenizer.decode(bare)
     model.cfg.default_prepend_bos = False
     assert model.to_tokens(text).tolist() == [list(bare)]
+
+
+def test_a_bos_is_put_in_front_where_the_tokenizer_adds_none(tmp_path: Path) -> None:
+    tokenizer = JsonTokenizer(Files(tiny_tokenizers.save(tmp_path, tiny_tokenizers.words())))
+    bare = list(tokenizer.encode("the cat").ids)
+    assert tokenizer.bos is not None
+    assert tokenizer.bos not in bare
+    model = HookedTransformer(mi.build(small().config, trainable=False, device="cpu", tokenizer=tokenizer))
+    assert model.to_tokens("the cat").tolist() == [[tokenizer.bos, *bare]]
+    assert model.to_tokens("the cat", prepend_bos=False).tolist() == [bare]
+    assert model.to_str_tokens("the cat")[0] == "<s>"
 
 
 def test_a_text_gives_what_its_ids_give() -> None:
