@@ -21,6 +21,7 @@ from mi_core.inert import check_config_used
 from mi_core.loading import chosen_device, chosen_dtype, versions
 from mi_core.protocols import Backend
 from mi_core.provenance import Provenance
+from mi_core.toys import toy_config
 
 if TYPE_CHECKING:
     from mi_core.model import Model
@@ -30,25 +31,34 @@ __all__ = ["build", "initialise_randomly", "save_model"]
 
 
 def build(
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | str,
     *,
     seed: int = 0,
     trainable: bool = True,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "float32",
     tokenizer: Tokenizer | None = None,
+    **sizes: Any,
 ) -> Model:
     """How does a fresh model of this config look? Seeded weights, ready to train, no checkpoint needed.
+
+    ``config`` is a whole config, or a model_type with sizes in the field's names: ``mi.build("gpt2", n_layers=2,
+    d_model=64, n_heads=4, d_mlp=256, d_vocab=1000, n_ctx=128)``; sizes that are left out are small, and all else is
+    the family's default. What is no size is a config key as it is (``tie_word_embeddings=False``).
 
     The same seed gives the same weights on every device: drawn on the CPU in float32. Tied parameters are one.
 
     Raises:
         UnknownFamily: no installed plugin reads its model_type.
-        BadConfig: a key is missing, or its sizes ask for more memory than this machine has.
+        BadConfig: a key is missing, the family has no such size, or the sizes ask for more memory than there is.
         UnusedConfig: a key that may change the numbers was read by nobody.
     """
     from mi_core.model import Model
 
+    if isinstance(config, str):
+        config = toy_config(config, sizes)
+    elif sizes:
+        raise BadConfig(f"{', '.join(sizes)}: a whole config has its sizes in it; give them there.", keys=tuple(sizes))
     place = chosen_device(device)
     recorded = Config(config.plain() if isinstance(config, Config) else config, where="config")
     family = family_of(recorded)
