@@ -46,6 +46,10 @@ def models(
         verified = pages[family].data.get("verified", {}) if family in pages else {}
         note = Text("broken", "red") if (FAMILIES, family) in broken else Text(", ".join(checked(verified)))
         table.add_row(Text(family, "bold"), "family", distribution, difference(verified), note or Text("not verified"))
+    for page in pages.values():
+        for family, why in page.data.get("not_read", {}).items():
+            if family not in plugins.names(FAMILIES):
+                table.add_row(Text(family, "dim"), Text("not read", "dim"), page.distribution, "", str(why))
     console.print(table)
     console.print("within: the largest difference from the reference, float32, random weights.", style="dim")
     console.print("mi models NAME shows what else was verified, and how.", style="dim")
