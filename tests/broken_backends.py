@@ -89,9 +89,7 @@ class ReadsAnotherByTheWay(Wrapped):
 
 
 class ReusesTheTensorThatItOffered(Wrapped):
-    site = "mlp.hook_pre"
-
-    def meddle(self, tap: Any, name: str, value: Tensor) -> Tensor:
+    def change(self, tap: Any, name: str, value: Tensor) -> Tensor:
         seen = tap(name, value)
         if torch.is_grad_enabled():
             return seen
