@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from reference_data import reference_folder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -143,10 +143,7 @@ def test_scaled_writes_give_the_reference_s_logits(
 
 @pytest.mark.parametrize("name", REAL)
 def test_trained_models_give_the_reference_s_logits(name: str) -> None:
-    root = os.environ.get("MI_FIXTURES")
-    if root is None:
-        pytest.skip("MI_FIXTURES names no folder of reference data")
-    folder = Path(root) / "recurrent" / "real" / name
+    folder = reference_folder("recurrent", "real", name)
     model, wanted = mi.load(str(folder), dtype="float32"), load_file(folder / "reference.safetensors")
     for sequence in ("in", "story", "dialog", "long"):
         logits = model.run(wanted[f"{sequence}.ids"]).logits[0]

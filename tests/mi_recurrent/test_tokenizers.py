@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -17,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from original_checkpoints import DATA, random_original
+from reference_data import reference_folder
 from safetensors.torch import load_file
 
 import mi_core as mi
@@ -252,10 +252,7 @@ CONTINUED: Mapping[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("name", CONTINUED)
 def test_trained_models_write_on_in_english(name: str) -> None:
-    root = os.environ.get("MI_FIXTURES")
-    if root is None:
-        pytest.skip("MI_FIXTURES names no folder of reference data")
-    folder, (encoding, wanted) = Path(root) / "recurrent" / "real" / name, CONTINUED[name]
+    folder, (encoding, wanted) = reference_folder("recurrent", "real", name), CONTINUED[name]
     tokenizer = byte_tokenizer(encoding)
     model = mi.load(str(folder), dtype="float32", tokenizer=tokenizer)
     assert list(tokenizer.encode(STORY).ids) == load_file(folder / "reference.safetensors")["story.ids"].tolist()
