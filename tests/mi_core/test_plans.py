@@ -21,9 +21,11 @@ LONG_ROWS = st.lists(st.lists(st.integers(0, 60), min_size=2, max_size=20), min_
 def specs(model: mi.Model) -> st.SearchStrategy[mi.HookSpec]:
     """Captures and writes, several of them, anywhere."""
     points = [point for point in model.hook_points() if not point.site.read_only and not point.site.replace_only]
-    captures = st.sampled_from(points).map(lambda point: mi.capture(point.name))
+    # by their places: a strategy that names hundreds of points is too long for hypothesis to describe
+    point = st.integers(0, len(points) - 1).map(lambda place: points[place])
+    captures = point.map(lambda point: mi.capture(point.name))
     plain = [mi.Scale(0.5), mi.Add(1.0), mi.Noise(1.0), mi.Apply(lambda x: 2 * x)]
-    writes = st.builds(lambda p, edit: mi.intervene(p.name, edit), st.sampled_from(points), st.sampled_from(plain))
+    writes = st.builds(lambda p, edit: mi.intervene(p.name, edit), point, st.sampled_from(plain))
     onto = mi.intervene("blocks.*.hook_resid_post", mi.ProjectOut(random(model.shape.d_model)))
     wide = st.sampled_from([mi.capture("*"), mi.capture("blocks.*.hook_resid_post").at(pos=-1), onto])
     return st.lists(captures | writes | wide, max_size=3, unique_by=repr).map(lambda parts: sum(parts, mi.HookSpec()))
