@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mi_core.errors import ContextOverflow
+from mi_core.errors import ContextOverflow, MaskMismatch
 from mi_core.prompts import Prompts
 from mi_core.protocols import Batch, ModelShape
 
@@ -178,11 +178,21 @@ class Layout:
             record=record.to(device) if isinstance(record, Tensor) else record,
         )
 
-    def check_context(self, shape: ModelShape, name: str) -> None:
-        """Refuse rows longer than the model's context."""
+    def check_positions(self, shape: ModelShape, name: str) -> None:
+        """Refuse rows longer than the model's context, and positions that it would not read."""
+        real = torch.arange(self.width) < self.length[:, None]
+        if shape.no_positions:
+            counted = self.start[:, None] + torch.arange(self.width)
+            moved = real & (self.positions != counted)
+            if bool(moved.any()):
+                row, column = moved.nonzero()[0].tolist()
+                raise MaskMismatch(
+                    f"row {row} has position {int(self.positions[row, column])} at its token {column}, which would "
+                    f"change nothing: {name} reads no positions ({shape.no_positions}). Leave position_ids out.",
+                    row=row,
+                )
         if shape.n_ctx is None:
             return
-        real = torch.arange(self.width) < self.length[:, None]
         highest = torch.where(real, self.positions, 0).amax(1)
         if int(highest.max()) < shape.n_ctx:
             return

@@ -213,7 +213,7 @@ def planned(
         raise InputError(f'logits={logits!r}: ask for "all", "last" or None.', logits=logits)
     before = remembered(memory, model, len(prompts.ids))
     layout = Layout.of(prompts, None if before is None else before.length)
-    layout.check_context(model.shape, model.name)
+    layout.check_positions(model.shape, model.name)
     binding = bind(spec, model.points, layout, prompts.rows)
     if batch_tokens is not None:
         if batch_tokens < 1:

@@ -193,6 +193,8 @@ class ModelShape:
     causal: bool = True
     residual: tuple[Residual, ...] = ()
     """One rule for each layer; empty means sequential everywhere."""
+    no_positions: str = ""
+    """Why :attr:`Batch.positions` are read nowhere, so that ``position_ids`` are refused; empty where they are read."""
     parts: bool = False
     """Whether blocks take calls in parts (:attr:`Batch.parts`): sweeps then run all live tokens of a layer at once."""
 

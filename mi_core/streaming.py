@@ -66,7 +66,7 @@ def stream(
     if not model.shape.causal:
         raise InputError(f"{model.name} reads in both directions, so its inputs cannot be run piece by piece.")
     layout = Layout.of(prompts, None if memory is None else memory.length)
-    layout.check_context(model.shape, model.name)
+    layout.check_positions(model.shape, model.name)
     steps = Steps(spec, model.points, layout, None, prompts.rows)
     refuse_from_start(steps)
     pieces = Pieces(model, layout, steps, losses, memory)

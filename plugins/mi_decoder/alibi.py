@@ -20,7 +20,7 @@ class Alibi:
     """Adds ``slope * (key - origin)`` to each head's scores, behind their scale and before the mask.
 
     Patterns do not depend on the origin, scores do, and so does what rounding leaves: ``"start"`` counts keys from
-    their row's first token, ``"query"`` from the query. Real tokens are counted, whatever ``position_ids`` say.
+    their row's first token, ``"query"`` from the query. Real tokens are counted: `ModelShape.no_positions`.
 
     Source: Press et al. 2022, arXiv:2108.12409; transformers 5.24, BloomModel (start), MptModel (behind the last key).
     """

@@ -94,6 +94,12 @@ class AttentionModule(nn.Module):
         self.register_parameter("o_bias", empty(d_model) if spec.out_bias else None)
 
     @property
+    def reads_positions(self) -> bool:
+        """Whether `Batch.positions` change anything: linear biases count columns."""
+        temperature = self.spec.temperature
+        return self.rotary is not None or (temperature is not None and temperature.counted == "positions")
+
+    @property
     def heads_that_read(self) -> Mapping[str, int]:
         """How many queries, keys and values read the stream on their own."""
         return {"q": self.spec.n_heads, "k": self.spec.n_kv_heads, "v": self.spec.n_kv_heads}

@@ -21,6 +21,8 @@ from mi_decoder.sinusoids import Sinusoids
 
 __all__ = ["Decoder", "DecoderBackend"]
 
+COUNTED = "what comes before a token is counted, or not told apart"
+
 
 @dataclass(frozen=True)
 class Decoder:
@@ -74,6 +76,7 @@ class DecoderBackend(nn.Module):
             d_vocab=spec.d_vocab,
             n_ctx=spec.n_ctx,
             residual=tuple(layer.residual for layer in layers),
+            no_positions="" if spec.positions is not None or any(map(reads_positions, layers)) else COUNTED,
             parts=all(getattr(layer, "takes_parts", False) for layer in layers),
         )
 
@@ -170,6 +173,11 @@ class DecoderBackend(nn.Module):
     def folded(self, transformations: Collection[str]) -> DecoderBackend:
         """A copy with these transformations done."""
         return folded_copy(self, transformations)
+
+
+def reads_positions(layer: Any) -> bool:
+    """Whether a layer's mixer reads `Batch.positions`, as one that does not say may."""
+    return bool(getattr(getattr(layer, "mixer", None), "reads_positions", True))
 
 
 def merged(layers: Sequence[Sequence[Site]]) -> Sequence[Site]:

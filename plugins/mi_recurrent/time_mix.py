@@ -38,6 +38,7 @@ class TimeMix(nn.Module):
     Matrices lie as in checkpoints, ``[out, in]``; the recurrence is float32 whatever the model's dtype.
     """
 
+    reads_positions = False
     kernel: Kernel
     kind = "heads"
     points: tuple[str, ...]

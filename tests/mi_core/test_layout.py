@@ -81,11 +81,11 @@ def test_positions_that_were_given_follow_their_tokens() -> None:
 
 def test_a_row_longer_than_the_context_is_refused() -> None:
     shape = ModelShape(1, 4, 61, 3)
-    layout_of([[1, 2, 3]], "right")[0].check_context(shape, "toy")
+    layout_of([[1, 2, 3]], "right")[0].check_positions(shape, "toy")
     with pytest.raises(ContextOverflow, match=r"row 1 needs position 3, but toy has 3 positions \(0 to 2\)"):
-        layout_of([[1], [1, 2, 3, 4]], "left")[0].check_context(shape, "toy")
+        layout_of([[1], [1, 2, 3, 4]], "left")[0].check_positions(shape, "toy")
     with pytest.raises(ContextOverflow, match="position 9"):
-        layout_of([[1]], "right", position_ids=[[9]])[0].check_context(shape, "toy")
+        layout_of([[1]], "right", position_ids=[[9]])[0].check_positions(shape, "toy")
 
 
 def test_behind_a_memory_keys_count_from_the_start() -> None:
