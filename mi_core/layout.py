@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from mi_core.errors import ContextOverflow, MaskMismatch
@@ -26,8 +26,8 @@ POSITION_DIMS = ("pos", "query_pos", "key_pos")
 class Layout:
     """The rows of a call, left-aligned, and the way back."""
 
-    ids: Int[Tensor, "batch pos"]
-    """Left-aligned ids; columns behind a row's length hold id 0."""
+    ids: Shaped[Tensor, "batch pos"]
+    """Left-aligned ids (or numbers); columns behind a row's length hold id 0."""
     length: Int[Tensor, "batch"]
     positions: Int[Tensor, "batch pos"]
     """Position indexes, left-aligned: ``position_ids``, else start + column."""

@@ -17,6 +17,7 @@ from mi_core.labelled import Label
 from mi_core.memory import ModelMemory, remembered
 from mi_core.metrics import Metric
 from mi_core.names import Point, Points
+from mi_core.number_inputs import read_numbers
 from mi_core.plans import Logits, Plan, planned
 from mi_core.prompts import Prompts, read_prompts
 from mi_core.protocols import Backend, ModelShape
@@ -370,6 +371,8 @@ class Model:
         return spec
 
     def _read(self, inputs: Any, attention_mask: Any, position_ids: Any) -> Prompts:
+        if self.shape.numbers:
+            return read_numbers(inputs, attention_mask=attention_mask, position_ids=position_ids)
         return read_prompts(
             inputs,
             lambda: self.tokenizer,

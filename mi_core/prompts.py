@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from mi_core.chat import Chat
@@ -31,8 +31,8 @@ LARGEST = 2**63 - 1
 class Prompts:
     """A batch of prompts in the layout that the user gave."""
 
-    ids: Int[Tensor, "batch column"]
-    """Pads hold 0."""
+    ids: Shaped[Tensor, "batch column"]
+    """Token ids, or numbers where the model reads numbers. Pads hold 0."""
     mask: Bool[Tensor, "batch column"] | None
     """True at real tokens; None where every column is real."""
     position_ids: Int[Tensor, "batch column"] | None

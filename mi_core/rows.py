@@ -134,7 +134,8 @@ class RowText:
         try:
             text, offsets = self._located
         except NoTokenizer:
-            return {"ids": list(self.ids)}
+            named = {} if self.names is None else {"tokens": list(self.names)}
+            return {"ids": list(self.ids)} | named
         turns = self.turns
         return {
             "ids": list(self.ids),
@@ -150,7 +151,7 @@ class RowText:
         """The row that `to_json` described."""
         ids = tuple(data["ids"])
         if "text" not in data:
-            return cls(ids)
+            return cls(ids, names=tuple(data["tokens"]) if "tokens" in data else None)
         offsets = tuple((start, stop) for start, stop in data["offsets"])
         turns = data["turns"]
         return cls(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mi_core.captured import Before, Captured
@@ -130,8 +130,8 @@ class Run(Mapping[str, Tensor]):
     # -- tokens ----------------------------------------------------------------------------------
 
     @property
-    def tokens(self) -> Int[Tensor, "batch column"]:
-        """The ids, in the layout of the input; 0 at the pads."""
+    def tokens(self) -> Shaped[Tensor, "batch column"]:
+        """The ids (or the numbers that the model read), in the layout of the input; 0 at the pads."""
         return self._prompts.ids
 
     @property

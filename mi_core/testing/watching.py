@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mi_core.layout import Layout
 from mi_core.loop import Outcome, Taps, forward
+from mi_core.number_inputs import read_numbers
 from mi_core.prompts import read_prompts
 from mi_core.protocols import Batch
 from mi_core.testing.strategies import Prompt
@@ -56,13 +57,11 @@ class Watcher:
 
 def batch_of(subject: Subject, prompt: Prompt) -> Batch:
     """What the core would hand to the backend for a prompt."""
-    read = read_prompts(
-        prompt.ids,
-        lambda: None,
-        d_vocab=subject.model.shape.d_vocab,
-        attention_mask=prompt.mask,
-        position_ids=None,
-    )
+    shape, mask = subject.model.shape, prompt.mask
+    if shape.numbers:
+        read = read_numbers(prompt.ids, attention_mask=mask)
+    else:
+        read = read_prompts(prompt.ids, lambda: None, d_vocab=shape.d_vocab, attention_mask=mask)
     return Layout.of(read).batch(subject.model.device)
 
 
