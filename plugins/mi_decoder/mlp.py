@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,16 @@ from mi_core.protocols import Batch, Site, Tap
 from mi_core.vocabulary import site
 from mi_decoder.norms import RMSNorm
 
-__all__ = ["MLP", "GatedMLP", "GatedMLPModule", "MLPModule", "weights_of"]
+__all__ = ["MLP", "GatedMLP", "GatedMLPModule", "LearnedActivation", "MLPModule", "weights_of"]
+
+
+@runtime_checkable
+class LearnedActivation(Protocol):
+    """Describes an activation that has weights of its own."""
+
+    def build(self, name: str) -> nn.Module:
+        """A module from neurons to neurons, with ``weights()``, whose names start with ``name``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class MLP:
     """
 
     d_mlp: int
-    activation: Callable[[Tensor], Tensor] = gelu
+    activation: Callable[[Tensor], Tensor] | LearnedActivation = gelu
     bias: bool = True
 
     def build(self, d_model: int) -> MLPModule:
@@ -115,7 +124,8 @@ class MLPModule(nn.Module):
 
     def __init__(self, spec: MLP, d_model: int) -> None:
         super().__init__()
-        self.activation = spec.activation
+        given = spec.activation
+        self.activation: Any = given.build("mlp.activation") if isinstance(given, LearnedActivation) else given
         self.sizes = {"d_model": d_model, "d_mlp": spec.d_mlp}
         for name, rows, columns in (("in", spec.d_mlp, d_model), ("out", d_model, spec.d_mlp)):
             self.register_parameter(f"{name}_weight", empty(rows, columns))
@@ -142,8 +152,9 @@ class MLPModule(nn.Module):
         )
 
     def weights(self) -> Mapping[str, Tensor]:
-        """``W_in`` as ``[d_model d_mlp]``, ``W_out`` as ``[d_mlp d_model]``, biases where there are any."""
-        return weights_of(self, ("in", "out"))
+        """``W_in`` as ``[d_model d_mlp]``, ``W_out`` as ``[d_mlp d_model]``, biases and what the activation learns."""
+        learned = self.activation.weights() if hasattr(self.activation, "weights") else {}
+        return {**weights_of(self, ("in", "out")), **learned}
 
 
 def weights_of(module: nn.Module, names: Sequence[str], start: str = "mlp") -> Mapping[str, Tensor]:

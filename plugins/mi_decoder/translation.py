@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from mi_core.blueprint import Blueprint, Weight
 from mi_core.config import Config
 from mi_core.errors import BadConfig
+from mi_core.fill import slots
 from mi_core.protocols import Backend
 from mi_decoder.activations import ACTIVATIONS
 from mi_decoder.decoder import Decoder
@@ -233,7 +234,7 @@ def blueprint(
     """
     bare = tensors is not None and not any(name.startswith(prefix) for name in tensors)
     strip = prefix if bare else ""
-    weights = {name: weight(name, names, strip) for name, _ in model.build().named_parameters()}
+    weights = {name: weight(name, names, strip) for name in slots(model.build())}
     for name in (name for name in weights if any(fnmatchcase(name, pattern) for pattern in wide)):
         weights[name] = replace(weights[name], wide=True)
     tie: dict[str, str] = {}
@@ -276,7 +277,10 @@ def weight(parameter: str, names: Mapping[str, Source], strip: str) -> Weight:
 
 
 def initialise(backend: Backend, generator: Generator, std: float = 0.02) -> None:
-    """Fills fresh parameters in place: matrices from a normal distribution, biases zero, gains one."""
+    """Fills fresh parameters in place: matrices from a normal distribution, biases zero, gains one.
+
+    A module with numbers of another kind has an ``initialise`` of its own.
+    """
     assert isinstance(backend, nn.Module)
     for name, parameter in backend.named_parameters():
         if name.endswith("bias"):
@@ -285,3 +289,8 @@ def initialise(backend: Backend, generator: Generator, std: float = 0.02) -> Non
             nn.init.ones_(parameter)
         else:
             nn.init.normal_(parameter, std=std, generator=generator)
+    for module in backend.modules():
+        own = getattr(module, "initialise", None)
+        if own is not None:
+            with torch.no_grad():
+                own()
