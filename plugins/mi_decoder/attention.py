@@ -19,7 +19,7 @@ from mi_decoder.alibi import Alibi
 from mi_decoder.head_norms import HeadNorm, head_normed
 from mi_decoder.in_parts import in_parts
 from mi_decoder.kernels import Window, causal_is_enough, explicit, fused, masked, open_edges
-from mi_decoder.memory import KeyValues, ends, per_head
+from mi_decoder.memory import KeyValues, Prefixes, ends, per_head
 from mi_decoder.rotary import Rotary
 from mi_decoder.split_inputs import OwnInput
 from mi_decoder.temperature import Temperature
@@ -119,7 +119,7 @@ class AttentionModule(nn.Module):
         """
         own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
         before, x = x, tap("attn.hook_in", x)
-        q, k, v = self.projected(x, x if batch.keep is None else batch.kept(x), tap)
+        q, k, v, *sources = self.projected(x, x if batch.keep is None else batch.kept(x), tap)
         if inputs:
             # what is written to the input that all share is added to each head's own
             change = (x - before).unsqueeze(2) if tap.edits("attn.hook_in") else None
@@ -133,7 +133,8 @@ class AttentionModule(nn.Module):
         q, k = self.placed(q, k, batch, tap)
         if tap.wants("attn.hook_k_per_head", "attn.hook_v_per_head"):
             k, v = self.told_apart(k, v, tap)
-        z, remembered = self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), batch, tap, memory)
+        heads = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        z, remembered = self.attend(*heads, batch, tap, memory, *sources)
         z, z_norm = z.transpose(1, 2), self._modules["z_norm"]
         if z_norm is not None:
             z = head_normed(z_norm, tap("attn.hook_z_ungated", z))
@@ -148,8 +149,11 @@ class AttentionModule(nn.Module):
 
     def projected(
         self, x: Float[Tensor, "batch pos d_model"], asking: Float[Tensor, "batch query_pos d_model"], tap: Tap
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of the columns that ask, keys and values of all, split into heads."""
+    ) -> tuple[Tensor, ...]:
+        """Queries of the columns that ask, keys and values of all, split into heads; then what `attend` takes beside.
+
+        What is beside is what keys and values were made of, where that is remembered in their place.
+        """
         own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
         rows, columns, _ = x.shape
         heads = (rows, columns, -1, self.d_head)
@@ -212,24 +216,38 @@ class AttentionModule(nn.Module):
         batch: Batch,
         tap: Tap,
         memory: Memory | None,
-    ) -> tuple[Float[Tensor, "batch head query_pos d_value"], KeyValues | None]:
+    ) -> tuple[Float[Tensor, "batch head query_pos d_value"], Memory | None]:
         """The mixed values, and what is remembered."""
         if batch.parts:
             return in_parts(self.attend, q, k, v, batch, tap), None
-        regime = None if self.rotary is None else self.rotary.scaling.regime(batch.total)
+        regime = self.regime(batch)
         if memory is not None:
             k, v = self.recall(memory, regime).extend(batch, k, v)
-        continued, cut, window, softcap = memory is not None, tap.cut_edges(), self.spec.window, self.spec.softcap
+        z = self.weighed(q, k, v, batch, tap, memory is not None)
+        return z, None if batch.record is None else KeyValues(k, v, ends(batch), regime)
+
+    def regime(self, batch: Batch) -> Tensor | None:
+        """What the rows' lengths mean for the rotary frequencies; None where they mean nothing."""
+        return None if self.rotary is None else self.rotary.scaling.regime(batch.total)
+
+    def weighed(
+        self,
+        q: Float[Tensor, "batch head query_pos d_key"],
+        k: Float[Tensor, "batch _ key_pos d_key"],
+        v: Float[Tensor, "batch _ key_pos d_value"],
+        batch: Batch,
+        tap: Tap,
+        continued: bool,
+    ) -> Float[Tensor, "batch head query_pos d_value"]:
+        """The mixed values of all keys, those of the prefix included where the call is ``continued``."""
+        cut, window, softcap = tap.cut_edges(), self.spec.window, self.spec.softcap
         bias = None if self.alibi is None else self.biases(self.alibi, batch, k)
         sinks = self._parameters["sink_bias"]
         if softcap is not None or sinks is not None or tap.wants("attn.hook_attn_scores", "attn.hook_pattern"):
-            z = explicit(q, k, v, self.scale, open_edges(batch, continued, cut, window), tap, softcap, bias, sinks)
-        elif cut is None and bias is None and causal_is_enough(batch, continued, window):
-            z = fused(q, k, v, self.scale)
-        else:
-            z = masked(q, k, v, self.scale, open_edges(batch, continued, cut, window), bias)
-        remembered = None if batch.record is None else KeyValues(k, v, ends(batch), regime)
-        return z, remembered
+            return explicit(q, k, v, self.scale, open_edges(batch, continued, cut, window), tap, softcap, bias, sinks)
+        if cut is None and bias is None and causal_is_enough(batch, continued, window):
+            return fused(q, k, v, self.scale)
+        return masked(q, k, v, self.scale, open_edges(batch, continued, cut, window), bias)
 
     def biases(
         self, alibi: Alibi, batch: Batch, k: Float[Tensor, "batch _ key_pos d_head"]
@@ -243,13 +261,17 @@ class AttentionModule(nn.Module):
         """The memory of this layer, if its keys were turned by the frequencies that hold now."""
         if not isinstance(memory, KeyValues):
             raise MemoryMismatch(f"attention goes on from keys and values, got {type(memory).__name__}", memory=memory)
+        self.check_regime(memory, regime)
+        return memory
+
+    def check_regime(self, memory: Prefixes, regime: Tensor | None) -> None:
+        """Refuse keys that were turned by other frequencies than hold now."""
         if regime is not None and (memory.regime is None or not torch.equal(memory.regime, regime)):
             raise MemoryMismatch(
                 f"the rotary scaling {self.rotary!r} depends on the length of the whole row, and this row is in "
                 "another regime than its memory: run it from its first token",
                 memory=memory,
             )
-        return memory
 
     def told_apart(
         self, k: Float[Tensor, "batch pos kv_head d_head"], v: Float[Tensor, "batch pos kv_head d_value"], tap: Tap

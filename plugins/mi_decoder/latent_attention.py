@@ -12,13 +12,19 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from mi_core.blueprint import empty
-from mi_core.protocols import Site, Tap
+from mi_core.errors import MemoryMismatch
+from mi_core.protocols import Batch, Memory, Site, Tap
 from mi_core.vocabulary import site
 from mi_decoder.attention import Attention, AttentionModule
+from mi_decoder.latent_memory import Latents
+from mi_decoder.memory import KeyValues, ends
 from mi_decoder.norms import RMSNorm
 from mi_decoder.rotary import Rotary
 
 __all__ = ["LatentAttention", "LatentAttentionModule", "TailRotary"]
+
+BEHIND_LATENTS = tuple(f"attn.hook_{name}" for name in ("k", "v", "rot_k", "k_per_head", "v_per_head"))
+"""Where keys and values can be written once they are made of latents."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,10 @@ class LatentAttention(Attention):
 
 
 class LatentAttentionModule(AttentionModule):
-    """Latent attention; matrices lie as in checkpoints, ``[out, in]``. Its memory holds each head's keys and values."""
+    """Latent attention; matrices lie as in checkpoints, ``[out, in]``.
+
+    It remembers latents, unless keys or values were written behind them: then those, as they were written.
+    """
 
     def __init__(self, spec: LatentAttention, d_model: int) -> None:
         super().__init__(spec, d_model)
@@ -99,18 +108,90 @@ class LatentAttentionModule(AttentionModule):
 
     def projected(
         self, x: Float[Tensor, "batch pos d_model"], asking: Float[Tensor, "batch query_pos d_model"], tap: Tap
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of the columns that ask, keys and values of all, split into heads."""
+    ) -> tuple[Tensor, ...]:
+        """Queries of the columns that ask, keys and values of all, split into heads; and the latents of those."""
         spec, own = self.latent, self._parameters
-        rows, columns, _ = x.shape
-        q = self.queries(asking, tap).view(rows, -1, self.n_heads, self.d_head)
+        q = self.queries(asking, tap).view(len(x), -1, self.n_heads, self.d_head)
         down = linear(x, self.get_parameter("kv_down_weight"), own["kv_down_bias"])
         latent, shared = torch.split(down, [spec.kv_rank, spec.d_shared], -1)
         norm: Any = self._modules["kv_latent_norm"]
         latent = tap("attn.hook_kv_latent", norm.plain(latent))
-        up = linear(latent, self.get_parameter("kv_up_weight")).view(rows, columns, self.n_heads, -1)
-        k, v = torch.split(up, [self.d_own, spec.d_value], -1)
-        return q, torch.cat((k, shared[:, :, None].expand(-1, -1, self.n_heads, -1)), -1), v
+        k, v = self.made_of(latent, shared)
+        return q, k, v, latent
+
+    def made_of(
+        self, latent: Float[Tensor, "batch pos kv_rank"], shared: Float[Tensor, "batch pos d_shared"]
+    ) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch pos head d_value"]]:
+        """Each head's keys and values."""
+        up = linear(latent, self.get_parameter("kv_up_weight")).view(*latent.shape[:2], self.n_heads, -1)
+        k, v = torch.split(up, [self.d_own, self.latent.d_value], -1)
+        return torch.cat((k, shared[:, :, None].expand(-1, -1, self.n_heads, -1)), -1), v
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch head query_pos d_head"],
+        k: Float[Tensor, "batch head pos d_head"],
+        v: Float[Tensor, "batch head pos d_value"],
+        batch: Batch,
+        tap: Tap,
+        memory: Memory | None,
+        latent: Float[Tensor, "batch pos kv_rank"] | None = None,
+    ) -> tuple[Float[Tensor, "batch head query_pos d_value"], Memory | None]:
+        """The mixed values, and what is remembered: latents if they still say all of keys and values."""
+        spec = self.latent
+        changed = spec.clip is not None or spec.qk_norm is not None or tap.edits(*BEHIND_LATENTS)
+        lost = changed or isinstance(memory, KeyValues)
+        if latent is None or batch.parts or lost or (memory is None and batch.record is None):
+            return super().attend(q, k, v, batch, tap, memory)
+        held = torch.cat((latent, k[:, 0, :, self.d_own :]), -1).unsqueeze(1)
+        if isinstance(memory, Latents):
+            self.check_regime(memory, self.regime(batch))
+            held = memory.extend(batch, held)
+        if memory is None or not self.few(q.shape[2]):
+            z, _ = super().attend(q, k, v, batch, tap, memory)
+        else:
+            z = self.absorbed(q, held, batch, tap)
+        return z, None if batch.record is None else Latents(held, ends(batch), self.regime(batch))
+
+    def recall(self, memory: Memory, regime: Tensor | None) -> KeyValues:
+        """The memory of this layer as keys and values, made again where latents were remembered."""
+        spec = self.latent
+        if isinstance(memory, Latents):
+            k, v = self.made_of(*torch.split(memory.latents.squeeze(1), [spec.kv_rank, spec.d_shared], -1))
+            memory = KeyValues(k.transpose(1, 2), v.transpose(1, 2), memory.length, memory.regime)
+        found = super().recall(memory, regime)
+        seen, wanted = (found.keys.shape[1], found.keys.shape[3]), (self.n_heads, self.d_head)
+        if seen != wanted:
+            raise MemoryMismatch(f"keys are remembered of {seen} heads and dims, the layer has {wanted}", seen=seen)
+        return found
+
+    def few(self, queries: int) -> bool:
+        """Whether so few queries cost less among latents than the prefix's keys and values cost to make again.
+
+        Both sides are products for each head and key.
+        """
+        spec = self.latent
+        longer = 2 * spec.kv_rank + spec.d_shared - self.d_head - spec.d_value
+        return queries * longer < spec.kv_rank * (self.d_own + spec.d_value)
+
+    def absorbed(
+        self,
+        q: Float[Tensor, "batch head query_pos d_head"],
+        held: Float[Tensor, "batch 1 key_pos channel"],
+        batch: Batch,
+        tap: Tap,
+    ) -> Float[Tensor, "batch head query_pos d_value"]:
+        """The mixed values by products with latents alone: what makes keys is taken into the queries.
+
+        Source: DeepSeek-AI 2024, arXiv:2405.04434, section 2.1.2 (matrices absorbed).
+        """
+        spec = self.latent
+        up = self.get_parameter("kv_up_weight").view(self.n_heads, -1, spec.kv_rank)
+        of_keys, of_values = up[:, : self.d_own], up[:, self.d_own :]
+        own, shared = torch.split(q, [self.d_own, spec.d_shared], -1)
+        asking = torch.cat((torch.einsum("bhpd,hdr->bhpr", own, of_keys), shared), -1)
+        mixed = self.weighed(asking, held, held[..., : spec.kv_rank], batch, tap, True)
+        return torch.einsum("bhpr,hdr->bhpd", mixed, of_values)
 
     def queries(
         self, asking: Float[Tensor, "batch query_pos d_model"], tap: Tap

@@ -1,10 +1,10 @@
-"""What attention remembers: the keys and values of each row's prefix."""
+"""What attention remembers of each row's prefix: its keys and values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -13,23 +13,24 @@ from torch import Tensor
 from mi_core.errors import MemoryMismatch, NotRecorded
 from mi_core.protocols import Batch
 
-__all__ = ["KeyValues", "per_head"]
+__all__ = ["KeyValues", "Prefixes", "append", "ends", "extents", "per_head"]
 
 
-@dataclass(frozen=True, eq=False)
-class KeyValues:
-    """Keys (after rotary) and values, left-aligned: row r is real in ``[0, length[r])``, anything may lie behind.
+class Prefixes:
+    """Something of every position, left-aligned: row r is real in ``[0, length[r])``, anything may lie behind.
 
-    There are as many heads as the layer has key heads, or one for each query head where a write told them apart.
+    What is made of it is a frozen dataclass whose tensors of four dims are ``[batch head key_pos channel]``.
     """
 
-    keys: Float[Tensor, "batch kv_head key_pos d_head"]
-    values: Float[Tensor, "batch kv_head key_pos d_value"]
     length: Int[Tensor, "batch"]
-    regime: Shaped[Tensor, "batch"] | None = None
+    regime: Shaped[Tensor, "batch"] | None
     """What the rows' lengths meant for the rotary frequencies when this was made."""
 
-    def cut(self, length: Int[Tensor, "batch"]) -> KeyValues:
+    def changed(self, **changes: Tensor) -> Self:
+        """The same kind, with some tensors changed."""
+        return type(self)(**{**self.tensors(), **changes})
+
+    def cut(self, length: Int[Tensor, "batch"]) -> Self:
         """As if row r had seen ``length[r]`` positions.
 
         Raises:
@@ -43,27 +44,28 @@ class KeyValues:
                 length=length,
             )
         longest = int(length.max()) if len(length) else 0
-        return replace(self, keys=self.keys[:, :, :longest], values=self.values[:, :, :longest], length=length)
+        held = {name: tensor[:, :, :longest] for name, tensor in self.tensors().items() if tensor.ndim == 4}
+        return self.changed(**held, length=length)
 
-    def rows(self, index: Int[Tensor, "rows"]) -> KeyValues:
+    def rows(self, index: Int[Tensor, "rows"]) -> Self:
         """Row r becomes row ``index[r]``."""
         if len(self.length) == 1 and not bool(index.any()):
             # one row, again and again: a view
-            return KeyValues(**{name: t.expand(len(index), *t.shape[1:]) for name, t in self.tensors().items()})
+            return self.changed(**{name: t.expand(len(index), *t.shape[1:]) for name, t in self.tensors().items()})
         index = index.to(self.length.device)
-        return KeyValues(**{name: tensor.index_select(0, index) for name, tensor in self.tensors().items()})
+        return self.changed(**{name: tensor.index_select(0, index) for name, tensor in self.tensors().items()})
 
-    def to(self, device: Any) -> KeyValues:
+    def to(self, device: Any) -> Self:
         """The same on another device."""
-        return KeyValues(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        return self.changed(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Its tensors by name."""
-        tensors = {"keys": self.keys, "values": self.values, "length": self.length}
-        return tensors if self.regime is None else {**tensors, "regime": self.regime}
+        held = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {name: tensor for name, tensor in held.items() if tensor is not None}
 
-    def restored(self, tensors: Mapping[str, Tensor]) -> KeyValues:
-        """The same kind of memory with other tensors: any rows and keys, as many channels, heads of as many groups.
+    def restored(self, tensors: Mapping[str, Tensor]) -> Self:
+        """The same kind of memory with other tensors: any rows and keys, as many channels.
 
         Raises:
             MemoryMismatch: tensors of other names or sizes; the message gives both.
@@ -74,10 +76,55 @@ class KeyValues:
         names = tensors.keys() - {"regime"}
         if seen != wanted or names != self.tensors().keys() - {"regime"}:
             raise MemoryMismatch(f"it holds {seen}, the layer remembers {wanted}", seen=seen, wanted=wanted)
-        heads, own = tensors["keys"].shape[1], self.keys.shape[1]
+        return type(self)(**tensors)
+
+    def check_follows(self, batch: Batch) -> None:
+        """Refuse a call that does not go on from this.
+
+        Raises:
+            MemoryMismatch: other rows than those of the memory, or a row that goes on behind what it has seen.
+        """
+        starts, _ = extents(batch)
+        if len(starts) != len(self.length) or self._falls_short(batch):
+            raise MemoryMismatch(
+                f"the memory covers {self.length.tolist()!r} positions of its rows, the call goes on from {starts!r}: "
+                "give each row the memory of its own prefix",
+                length=self.length,
+            )
+
+    def _falls_short(self, batch: Batch) -> bool:
+        """Whether some row goes on behind what it has seen."""
+        # layers that remember one call share one tensor of lengths: it is read once, and kept so that its id stays its
+        held: tuple[Tensor, bool] = batch.once(
+            ("mi_decoder.falls_short", id(self.length)),
+            lambda: (self.length, bool((batch.start > self.length).any())),
+        )
+        return held[1]
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValues(Prefixes):
+    """Keys (after rotary) and values.
+
+    There are as many heads as the layer has key heads, or one for each query head where a write told them apart.
+    """
+
+    keys: Float[Tensor, "batch kv_head key_pos d_head"]
+    values: Float[Tensor, "batch kv_head key_pos d_value"]
+    length: Int[Tensor, "batch"]
+    regime: Shaped[Tensor, "batch"] | None = None
+
+    def restored(self, tensors: Mapping[str, Tensor]) -> KeyValues:
+        """The same kind of memory with other tensors; heads of as many groups.
+
+        Raises:
+            MemoryMismatch: tensors of other names or sizes; the message gives both.
+        """
+        made = super().restored(tensors)
+        heads, own = made.keys.shape[1], self.keys.shape[1]
         if heads % own:
             raise MemoryMismatch(f"it holds {heads} heads, the layer remembers {own}", seen=heads, wanted=own)
-        return KeyValues(**tensors)
+        return made
 
     def extend(
         self,
@@ -92,23 +139,8 @@ class KeyValues:
         Raises:
             MemoryMismatch: other rows than those of the memory, or a row that goes on behind what it has seen.
         """
-        starts, _ = extents(batch)
-        if len(starts) != self.keys.shape[0] or self._falls_short(batch):
-            raise MemoryMismatch(
-                f"the memory covers {self.length.tolist()!r} positions of its rows, the call goes on from {starts!r}: "
-                "give each row the memory of its own prefix",
-                length=self.length,
-            )
+        self.check_follows(batch)
         return append(self.keys, keys, batch), append(self.values, values, batch)
-
-    def _falls_short(self, batch: Batch) -> bool:
-        """Whether some row goes on behind what it has seen."""
-        # layers that remember one call share one tensor of lengths: it is read once, and kept so that its id stays its
-        held: tuple[Tensor, bool] = batch.once(
-            ("mi_decoder.falls_short", id(self.length)),
-            lambda: (self.length, bool((batch.start > self.length).any())),
-        )
-        return held[1]
 
 
 def extents(batch: Batch) -> tuple[list[int], list[int]]:
