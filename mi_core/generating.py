@@ -67,7 +67,7 @@ def check_room(model: Model, layout: Layout, max_new_tokens: int) -> None:
         raise InputError(f"max_new_tokens={max_new_tokens!r}: give a whole number of at least 1.")
     if not model.shape.causal:
         raise InputError(f"{model.name} reads in both directions, so it cannot write on: there is nothing to generate.")
-    if model.shape.numbers:
+    if model.shape.numbers is not None:
         raise InputError(f"{model.name} reads numbers and returns none to go on with: there is nothing to generate.")
     layout.check_positions(model.shape, model.name)
     n_ctx = model.shape.n_ctx

@@ -26,7 +26,7 @@ POSITION_DIMS = ("pos", "query_pos", "key_pos")
 class Layout:
     """The rows of a call, left-aligned, and the way back."""
 
-    ids: Shaped[Tensor, "batch pos"]
+    ids: Shaped[Tensor, "batch pos *numbers"]
     """Left-aligned ids (or numbers); columns behind a row's length hold id 0."""
     length: Int[Tensor, "batch"]
     positions: Int[Tensor, "batch pos"]
@@ -44,7 +44,7 @@ class Layout:
     def of(cls, prompts: Prompts, start: Tensor | None = None) -> Layout:
         """Left-align prompts; ``start`` [batch] is what a memory covers already."""
         ids, mask = prompts.ids, prompts.mask
-        batch, columns = ids.shape
+        batch, columns = ids.shape[:2]
         start = torch.zeros(batch, dtype=torch.long) if start is None else start
         if mask is not None and bool(mask.all()):
             mask = None
@@ -56,7 +56,7 @@ class Layout:
             width = int(length.max())
             order = torch.argsort((~mask).to(torch.int8), dim=1, stable=True)[:, :width]
             real = torch.arange(width) < length[:, None]
-            ids = torch.where(real, ids.gather(1, order), 0)
+            ids = taken(ids, order, real)
             positions = prompts.position_ids
             if positions is not None:
                 positions = torch.where(real, positions.gather(1, order), 0)
@@ -133,7 +133,7 @@ class Layout:
         real = column < self.length[:, None]
         column = column.clamp(max=self.width - 1)
         return Layout(
-            torch.where(real, self.ids.gather(1, column), 0),
+            taken(self.ids, column, real),
             length,
             torch.where(real, self.positions.gather(1, column), 0),
             self.start + first,
@@ -205,3 +205,11 @@ class Layout:
             length=int(self.length[row]),
             n_ctx=shape.n_ctx,
         )
+
+
+def taken(
+    ids: Shaped[Tensor, "batch pos *numbers"], column: Int[Tensor, "batch kept"], real: Bool[Tensor, "batch kept"]
+) -> Shaped[Tensor, "batch kept *numbers"]:
+    """The ids (or numbers) in these columns of each row; zeros where they are not real."""
+    found = ids[torch.arange(len(column))[:, None], column]
+    return torch.where(real.reshape(*real.shape, *[1] * (ids.ndim - 2)), found, 0)

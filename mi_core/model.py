@@ -371,8 +371,8 @@ class Model:
         return spec
 
     def _read(self, inputs: Any, attention_mask: Any, position_ids: Any) -> Prompts:
-        if self.shape.numbers:
-            return read_numbers(inputs, attention_mask=attention_mask, position_ids=position_ids)
+        if self.shape.numbers is not None:
+            return read_numbers(inputs, self.shape.numbers, attention_mask=attention_mask, position_ids=position_ids)
         return read_prompts(
             inputs,
             lambda: self.tokenizer,

@@ -31,7 +31,7 @@ LARGEST = 2**63 - 1
 class Prompts:
     """A batch of prompts in the layout that the user gave."""
 
-    ids: Shaped[Tensor, "batch column"]
+    ids: Shaped[Tensor, "batch column *numbers"]
     """Token ids, or numbers where the model reads numbers. Pads hold 0."""
     mask: Bool[Tensor, "batch column"] | None
     """True at real tokens; None where every column is real."""

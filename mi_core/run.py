@@ -130,7 +130,7 @@ class Run(Mapping[str, Tensor]):
     # -- tokens ----------------------------------------------------------------------------------
 
     @property
-    def tokens(self) -> Shaped[Tensor, "batch column"]:
+    def tokens(self) -> Shaped[Tensor, "batch column *numbers"]:
         """The ids (or the numbers that the model read), in the layout of the input; 0 at the pads."""
         return self._prompts.ids
 

@@ -65,7 +65,7 @@ def stream(
         raise InputError(f"chunk={chunk!r}: give a whole number of at least 1.", chunk=chunk)
     if not model.shape.causal:
         raise InputError(f"{model.name} reads in both directions, so its inputs cannot be run piece by piece.")
-    if losses and model.shape.numbers:
+    if losses and model.shape.numbers is not None:
         raise InputError(f"{model.name} reads numbers, so there is no loss of its inputs: give losses=False.")
     layout = Layout.of(prompts, None if memory is None else memory.length)
     layout.check_positions(model.shape, model.name)

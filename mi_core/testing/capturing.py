@@ -34,7 +34,7 @@ def check_capturing_changes_nothing(subject: Subject) -> None:
         plain, run = subject.run(prompt).logits, subject.run(prompt, spec).logits
         expect_equal(run, plain, "capturing changed the logits", call=prompt.call(spec), tolerance=slack)
 
-    prompt = Prompt.of([min(4, subject.longest)], subject.model.shape.d_vocab)
+    prompt = Prompt.of([min(4, subject.longest)], subject.model.shape)
     always = [{"prompt": prompt, "read": [point]} for point in subject.one_of_each(subject.points)]
     for_examples(holds, always=always, prompt=prompts(subject), read=several(subject.points))
 
@@ -50,7 +50,7 @@ def check_captures_commute(subject: Subject) -> None:
             seen = subject.run(prompt, spec)[one.name]
             expect_equal(seen, alone, f"{one.name!r} reads differently", call=prompt.call(spec), tolerance=slack)
 
-    prompt = Prompt.of([min(3, subject.longest)], subject.model.shape.d_vocab)
+    prompt = Prompt.of([min(3, subject.longest)], subject.model.shape)
     always = [
         {"prompt": prompt, "one": one, "others": [other for other in subject.points if other.layer == one.layer]}
         for one in subject.one_of_each(subject.points)

@@ -47,7 +47,7 @@ def check_going_on_equals_the_full_run(subject: Subject) -> None:
             expect_equal(seen, wanted, what, call=call, tolerance=subject.tolerance)
 
     always = [
-        {"prompt": Prompt.of([subject.longest] * 2, subject.model.shape.d_vocab), "point": p, "read": [p]}
+        {"prompt": Prompt.of([subject.longest] * 2, subject.model.shape), "point": p, "read": [p]}
         for p in subject.one_of_each(subject.writable)
     ]
     for_examples(

@@ -87,7 +87,7 @@ def always(subject: Subject) -> Iterator[dict[str, Any]]:
     """Rows of unequal lengths, a cache, an edit at the stream of new tokens: what is tried whatever is drawn."""
     streams = [point for point in subject.writable if point.site.name == "hook_resid_post"]
     longest = max(1, subject.longest - NEW)
-    prompt = Prompt.of([longest, 1], subject.model.shape.d_vocab, layout="left")
+    prompt = Prompt.of([longest, 1], subject.model.shape, layout="left")
     for point in streams[:1]:
         yield {"prompt": prompt, "point": point, "read": streams[-1:], "part": "onwards", "cache": True}
 

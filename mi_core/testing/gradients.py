@@ -44,7 +44,7 @@ def precise(subject: Subject) -> tuple[Subject, float, float]:
     """The subject in float64 where its backend can, a step, and how far differences may be from gradients."""
     if isinstance(subject.model.backend, nn.Module) and subject.model.device.type != "mps":
         wide = subject.in_dtype(torch.float64)
-        probe = Prompt.of([min(3, subject.longest)], subject.model.shape.d_vocab)
+        probe = Prompt.of([min(3, subject.longest)], subject.model.shape)
         try:
             values = [value for value in wide.run(probe, capture("*")).values() if value.is_floating_point()]
             exact = all(value.dtype is torch.float64 for value in values)
@@ -85,7 +85,7 @@ def check_gradients_agree_with_finite_differences(subject: Subject) -> None:
             call=f"run.vjp(...), run = {prompt.call(read, grad=True)} in {wide.model.dtype}",
         )
 
-    prompt = Prompt.of([min(3, subject.longest)], subject.model.shape.d_vocab)
+    prompt = Prompt.of([min(3, subject.longest)], subject.model.shape)
     always = [{"prompt": prompt, "point": p, "seed": 0} for p in subject.one_of_each(subject.writable)]
     for_examples(
         holds, always=always, prompt=prompts(subject, rows=(1, 2)), point=points(subject.writable), seed=seeds()

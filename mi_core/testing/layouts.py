@@ -12,7 +12,7 @@ from mi_core.names import Point
 from mi_core.spec import capture, intervene
 from mi_core.testing.effort import for_examples
 from mi_core.testing.expecting import expect_equal, expect_zero, largest
-from mi_core.testing.strategies import LAYOUTS, Prompt, points, prompts, seeds, several
+from mi_core.testing.strategies import LAYOUTS, Prompt, drawn_inputs, points, prompts, seeds, several
 from mi_core.testing.subject import Subject
 from mi_core.testing.watching import batch_of, watched
 
@@ -44,9 +44,7 @@ def check_rows_in_a_batch_equal_rows_alone(subject: Subject) -> None:
 
     lengths, shape = [2, min(5, subject.longest)], subject.model.shape
     whole = [point for point in subject.points if not point.site.on_demand]
-    always = [
-        {"prompt": Prompt.of(lengths, shape.d_vocab, layout=layout, extra=1), "read": whole} for layout in LAYOUTS[1:]
-    ]
+    always = [{"prompt": Prompt.of(lengths, shape, layout=layout, extra=1), "read": whole} for layout in LAYOUTS[1:]]
     for_examples(holds, always=always, prompt=prompts(subject, rows=(2, 3)), read=several(subject.points))
 
 
@@ -58,8 +56,10 @@ def check_padding_is_never_looked_at(subject: Subject) -> None:
         columns = torch.arange(batch.inputs.shape[1], device=batch.inputs.device)
         behind = columns >= batch.length[:, None]
         draw = torch.Generator().manual_seed(seed)
-        others = torch.randint(subject.model.shape.d_vocab, batch.inputs.shape, generator=draw).to(behind.device)
-        changed = dataclasses.replace(batch, inputs=torch.where(behind, others, batch.inputs), shared={})
+        others = drawn_inputs(subject.model.shape, batch.inputs.shape, draw).to(behind.device)
+        inputs = batch.inputs.clone()
+        inputs[behind] = others[behind]
+        changed = dataclasses.replace(batch, inputs=inputs, shared={})
         (one, seen), (other, again) = watched(subject, batch), watched(subject, changed)
         assert one.logits is not None
         assert other.logits is not None

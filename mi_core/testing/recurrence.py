@@ -63,7 +63,7 @@ def check_carried_values_are_the_prefix(subject: Subject) -> None:
 
     def holds(tokens: int, at: int, seed: int) -> None:
         at = min(at, tokens - 2)
-        ids, other = (Prompt.of([tokens] * 2, subject.model.shape.d_vocab, seed=seed + i).ids for i in (0, 1))
+        ids, other = (Prompt.of([tokens] * 2, subject.model.shape, seed=seed + i).ids for i in (0, 1))
         mixed = torch.cat((other[:, : at + 1], ids[:, at + 1 :]), 1)
         given = subject.run(Prompt(other), capture(names), logits=None)
         spec = intervene(names, Replace(given).at(pos=at))
@@ -142,7 +142,7 @@ def check_steps_equal_the_whole(subject: Subject) -> None:
     tokens = min(subject.model.shape.n_ctx or LONG, LONG)
 
     def holds(seed: int) -> None:
-        prompt = Prompt.of([tokens], subject.model.shape.d_vocab, seed=seed)
+        prompt = Prompt.of([tokens], subject.model.shape, seed=seed)
         whole = subject.run(prompt)
         memory: ModelMemory | None = None
         steps: list[Tensor] = []

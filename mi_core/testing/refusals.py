@@ -31,7 +31,7 @@ def check_mistakes_are_refused_before_anything_runs(subject: Subject) -> None:
             ran = f"{what} is refused only after something has run."
             expect(counting.calls == 0, ran, seen=counting.calls, wanted=0, call=prompt.call(spec))
 
-    prompt = Prompt.of([min(3, subject.longest)] * 2, subject.model.shape.d_vocab)
+    prompt = Prompt.of([min(3, subject.longest)] * 2, subject.model.shape)
     always = [{"prompt": prompt, "point": p, "seed": 0} for p in subject.one_of_each(subject.points)]
     for_examples(holds, always=always, prompt=prompts(subject), point=points(subject.points), seed=seeds())
 

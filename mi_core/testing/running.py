@@ -16,7 +16,7 @@ from mi_core.run import Run
 from mi_core.spec import capture, intervene
 from mi_core.testing.effort import for_examples
 from mi_core.testing.expecting import expect, expect_equal
-from mi_core.testing.strategies import Prompt, points, prompts, seeds, several
+from mi_core.testing.strategies import Prompt, drawn_inputs, points, prompts, seeds, several
 from mi_core.testing.subject import Subject
 
 __all__ = [
@@ -61,7 +61,7 @@ def check_a_failing_run_leaves_nothing_behind(subject: Subject) -> None:
             prompt,
         )
 
-    prompt = Prompt.of([min(3, subject.longest)], subject.model.shape.d_vocab)
+    prompt = Prompt.of([min(3, subject.longest)], subject.model.shape)
     always = [{"prompt": prompt, "point": point} for point in subject.one_of_each(subject.writable)]
     for_examples(holds, always=always, prompt=prompts(subject), point=points(subject.writable))
 
@@ -117,7 +117,7 @@ def check_values_from_runs_equal_tensors(subject: Subject) -> None:
 
     def holds(prompt: Prompt, point: Point, seed: int, one: bool) -> None:
         other = Prompt(
-            torch.randint(subject.model.shape.d_vocab, prompt.ids.shape, generator=torch.Generator().manual_seed(seed)),
+            drawn_inputs(subject.model.shape, prompt.ids.shape, torch.Generator().manual_seed(seed)),
             prompt.mask,
         )
         source = subject.run(other, capture(point.name), logits=None)

@@ -129,7 +129,7 @@ def check_points_fire_in_order(subject: Subject) -> None:
                 )
 
     # as many rows as nothing else has: a transposed dim shows
-    always = ({"prompt": Prompt.of([min(5, subject.longest)] * 7, subject.model.shape.d_vocab)},)
+    always = ({"prompt": Prompt.of([min(5, subject.longest)] * 7, subject.model.shape)},)
     for_examples(holds, always=always, prompt=prompts(subject))
 
 

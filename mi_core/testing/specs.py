@@ -77,6 +77,6 @@ def check_identity_inserts_change_nothing(subject: Subject) -> None:
         seen, wanted = run[f"{point.name}.hook_own"], run[point.name]
         expect_equal(seen, wanted, f"the insert at {point.name} read something else", call=call)
 
-    prompt = Prompt.of([min(4, subject.longest)], subject.model.shape.d_vocab)
+    prompt = Prompt.of([min(4, subject.longest)], subject.model.shape)
     always = [{"prompt": prompt, "point": point} for point in subject.one_of_each(subject.writable)]
     for_examples(holds, always=always, prompt=prompts(subject), point=points(subject.writable))

@@ -8,14 +8,15 @@ from typing import Any, Final
 
 import torch
 from hypothesis import strategies as st
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from mi_core.layout import POSITION_DIMS
 from mi_core.names import Point
+from mi_core.protocols import ModelShape
 from mi_core.testing.subject import Subject
 
-__all__ = ["LAYOUTS", "Prompt", "points", "prompts", "seeds", "selectors", "several"]
+__all__ = ["LAYOUTS", "Prompt", "drawn_inputs", "points", "prompts", "seeds", "selectors", "several"]
 
 LAYOUTS: Final = ("plain", "right", "left", "holes")
 """No mask; pads behind, before, and anywhere among the tokens."""
@@ -23,19 +24,19 @@ LAYOUTS: Final = ("plain", "right", "left", "holes")
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Rows of random ids in some layout; at the pads lie ids too, which nobody may look at."""
+    """Rows of random ids (or numbers) in some layout; at the pads lie ids too, which nobody may look at."""
 
-    ids: Int[Tensor, "batch column"]
+    ids: Shaped[Tensor, "batch column *numbers"]
     mask: Bool[Tensor, "batch column"] | None = None
 
     @classmethod
     def of(
-        cls, lengths: Sequence[int], d_vocab: int, *, layout: str = "plain", seed: int = 0, extra: int = 0
+        cls, lengths: Sequence[int], shape: ModelShape, *, layout: str = "plain", seed: int = 0, extra: int = 0
     ) -> Prompt:
         """Rows of these lengths. ``extra`` columns more than the longest needs."""
         draw = torch.Generator().manual_seed(seed)
         columns = max(lengths) + (0 if layout == "plain" else extra)
-        ids = torch.randint(d_vocab, (len(lengths), columns), generator=draw)
+        ids = drawn_inputs(shape, (len(lengths), columns), draw)
         if layout == "plain":
             return cls(ids)
         mask = torch.zeros(len(lengths), columns, dtype=torch.bool)
@@ -58,7 +59,7 @@ class Prompt:
     @property
     def real(self) -> Bool[Tensor, "batch column"]:
         """Which columns are tokens."""
-        return torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask
+        return torch.ones(self.ids.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
 
     @property
     def columns(self) -> list[list[int]]:
@@ -92,6 +93,15 @@ class Prompt:
         return value[row : row + 1] if dims[0] == "batch" else value
 
 
+def drawn_inputs(
+    shape: ModelShape, size: tuple[int, ...], draw: torch.Generator
+) -> Shaped[Tensor, "batch column *numbers"]:
+    """Random token ids, or random numbers for a model that reads numbers."""
+    if shape.numbers is None:
+        return torch.randint(shape.d_vocab, size[:2], generator=draw)
+    return torch.randn((*size[:2], shape.numbers), generator=draw)
+
+
 def seeds() -> st.SearchStrategy[int]:
     """Seeds for values: values are not made smaller, prompts are."""
     return st.integers(0, 9999)
@@ -114,7 +124,7 @@ def prompts(
     length = st.integers(min(least, most), most)
     lengths = [draw(length)] * number if layout == "plain" else [draw(length) for _ in range(number)]
     extra = 0 if layout == "plain" else draw(st.integers(0, 2))
-    return Prompt.of(lengths, subject.model.shape.d_vocab, layout=layout, seed=draw(seeds()), extra=extra)
+    return Prompt.of(lengths, subject.model.shape, layout=layout, seed=draw(seeds()), extra=extra)
 
 
 def points(of: Sequence[Point]) -> st.SearchStrategy[Point]:

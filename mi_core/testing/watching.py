@@ -58,8 +58,8 @@ class Watcher:
 def batch_of(subject: Subject, prompt: Prompt) -> Batch:
     """What the core would hand to the backend for a prompt."""
     shape, mask = subject.model.shape, prompt.mask
-    if shape.numbers:
-        read = read_numbers(prompt.ids, attention_mask=mask)
+    if shape.numbers is not None:
+        read = read_numbers(prompt.ids, shape.numbers, attention_mask=mask)
     else:
         read = read_prompts(prompt.ids, lambda: None, d_vocab=shape.d_vocab, attention_mask=mask)
     return Layout.of(read).batch(subject.model.device)

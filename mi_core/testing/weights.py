@@ -179,5 +179,5 @@ def check_nothing_given_is_changed(subject: Subject) -> None:
         moved = [name for name in before if before[name] != after[name]]
         expect(not moved, "the run changed weights.", seen=moved, wanted="no tensor of the model", call=call)
 
-    always = [{"prompt": Prompt.of([3], subject.model.shape.d_vocab), "seed": 0, "grad": True}]
+    always = [{"prompt": Prompt.of([3], subject.model.shape), "seed": 0, "grad": True}]
     for_examples(holds, always=always, prompt=prompts(subject), seed=seeds(), grad=st.booleans())

@@ -30,7 +30,7 @@ MOVES = 1e-4
 
 def few(subject: Subject, tokens: int = 4) -> Prompt:
     """The prompt with which every site is tried."""
-    return Prompt.of([min(tokens, subject.longest)], subject.model.shape.d_vocab)
+    return Prompt.of([min(tokens, subject.longest)], subject.model.shape)
 
 
 def check_writing_back_changes_nothing(subject: Subject) -> None:
