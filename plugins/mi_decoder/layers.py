@@ -39,12 +39,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class ParallelLayer:
-    """Mixer and channel part read the same stream: through one shared norm, or through two if ``ln2`` is given."""
+    """Mixer and channel part read the same stream: through one shared norm, or through two if ``ln2`` is given.
+
+    What the channel part adds is multiplied by ``mlp_multiplier`` first.
+    """
 
     mixer: Mixer
     channel: Channel
     ln1: Norm | None = None
     ln2: Norm | None = None
+    mlp_multiplier: float = 1.0
 
     def build(self, d_model: int) -> ParallelBlock:
         """The module."""
@@ -165,6 +169,7 @@ class ParallelBlock(DecoderBlock):
 
     def __init__(self, spec: ParallelLayer, d_model: int) -> None:
         super().__init__(spec, d_model)
+        self.multiplier = spec.mlp_multiplier
         if spec.ln2 is None:
             self.readers["mlp"] = 1
 
@@ -177,8 +182,9 @@ class ParallelBlock(DecoderBlock):
         if mixed.shape[1] != resid.shape[1]:
             resid, shared = batch.kept(resid), batch.kept(shared)
         read = shared if ln2 is None else ln2.normalise(channel_input(resid, tap), tap)
-        out = parts["channel"].transform(read, batch, tap)
-        return Stream(resid + mixed + tap("hook_mlp_out", out), stream.side), memory
+        out, multiplier = parts["channel"].transform(read, batch, tap), self.multiplier
+        out = tap("hook_mlp_out", out if multiplier == 1.0 else out * multiplier)
+        return Stream(resid + mixed + out, stream.side), memory
 
 
 class PostNormBlock(DecoderBlock):

@@ -64,13 +64,14 @@ def sparse_by_step(config: Config) -> Callable[[int], bool]:
     return lambda index: index not in dense and (index + 1) % step == 0
 
 
-def dense_or_sparse(config: Config) -> list[bool]:
-    """Which layers have experts: by ``mlp_layer_types``, or all behind the first dense ones.
+def dense_or_sparse(config: Config, *, n_dense: int = 1) -> list[bool]:
+    """Which layers have experts: by ``mlp_layer_types``, or all behind the first dense ones, ``n_dense`` if unsaid.
 
     Raises:
         BadConfig: another number of layers than there are, or an unknown kind.
     """
-    n_layers, n_dense = config.size("num_hidden_layers"), config.size("first_k_dense_replace", default=1, at_least=0)
+    n_layers = config.size("num_hidden_layers")
+    n_dense = config.size("first_k_dense_replace", default=n_dense, at_least=0)
     found = config.get("mlp_layer_types") or ["dense" if index < n_dense else "sparse" for index in range(n_layers)]
     if not isinstance(found, list) or len(found) != n_layers or set(found) - {"dense", "sparse"}:
         raise BadConfig(

@@ -23,6 +23,7 @@ ROUTER = "its router's weights are rounded to single precision"
 KEPT = "its router stays in single precision"
 OTHERWISE_NARROW = {
     "bloom": "a constant of its activation has eight digits",
+    "cohere2_moe": ROUTER,
     "codegen": "its rotary angles follow torch's default dtype",
     "deepseek_v2": "its rotation is complex, in single precision",
     "ernie4_5_moe": KEPT,
