@@ -1,0 +1,33 @@
+"""Sparse dictionaries: autoencoders, transcoders and cross-layer transcoders, encoded, decoded and spliced."""
+
+from mi_dictionaries.about import About
+from mi_dictionaries.activations import AbsTopK, Activation, Gated, GroupMax, JumpReLU, ReLU, TanhReLU, TopK
+from mi_dictionaries.cross_layer import cross_layer_transcoder_layer
+from mi_dictionaries.features import Features
+from mi_dictionaries.rows import Stacked
+from mi_dictionaries.sets import DictionarySet
+from mi_dictionaries.sparse import SparseDictionary
+from mi_dictionaries.transforms import Centred, ConstantNorm, LayerNorm, Scaled, Shifted, Transform
+
+__all__ = [
+    "About",
+    "AbsTopK",
+    "Activation",
+    "Centred",
+    "ConstantNorm",
+    "DictionarySet",
+    "Features",
+    "Gated",
+    "GroupMax",
+    "JumpReLU",
+    "LayerNorm",
+    "ReLU",
+    "Scaled",
+    "Shifted",
+    "SparseDictionary",
+    "Stacked",
+    "TanhReLU",
+    "TopK",
+    "Transform",
+    "cross_layer_transcoder_layer",
+]

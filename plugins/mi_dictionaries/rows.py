@@ -1,0 +1,47 @@
+"""Rows of weights: of a tensor in memory, of a view of a mapped file, or of several stacked without being copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["Rows", "Stacked", "rows_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """Matrices ``[feature d]``, one for each write, as one ``[feature writes d]``.
+
+    Decoders that a format stores apart stay where they are; rows are fetched from each.
+    """
+
+    parts: tuple[Float[Tensor, "feature d"], ...]
+
+    @property
+    def shape(self) -> torch.Size:
+        """As if they were stacked."""
+        return torch.Size((self.parts[0].shape[0], len(self.parts), self.parts[0].shape[1]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first."""
+        return self.parts[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first."""
+        return self.parts[0].device
+
+
+Rows: TypeAlias = Tensor | Stacked
+
+
+def rows_of(weight: Rows, indices: Int[Tensor, "n"]) -> Float[Tensor, "n ..."]:
+    """Some rows; of a mapped file nothing else is read."""
+    if isinstance(weight, Stacked):
+        return torch.stack([part[indices] for part in weight.parts], dim=1)
+    return weight[indices]
