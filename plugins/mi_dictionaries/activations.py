@@ -138,7 +138,7 @@ class GroupMax:
         """All features at once."""
         if z.shape[-1] % self.k:
             raise BadConfig(f"{z.shape[-1]} features do not fall into {self.k} groups of one size.", k=self.k)
-        values, within = torch.relu(z).unflatten(-1, (self.k, -1)).max(-1)
+        values, within = torch.relu(z).reshape(len(z), self.k, -1).max(-1)
         first = torch.arange(self.k, device=z.device) * (z.shape[-1] // self.k)
         return spread(z, values, first + within)
 

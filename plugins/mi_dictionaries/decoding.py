@@ -28,7 +28,7 @@ def decoded(features: Features, weight: Rows, scale: Float[Tensor, "feature"] | 
     values = values.to(dtype)
     if scale is not None:
         values = values * scale[index].to(dtype)
-    used, place = index.unique(return_inverse=True)
+    used, place = torch.unique(index, return_inverse=True)
     table = rows_of(weight, used).to(dtype).reshape(-1, width)
     if not len(used):
         return table.new_zeros(features.n_tokens, width)

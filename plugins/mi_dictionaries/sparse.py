@@ -1,9 +1,8 @@
-"""Dictionaries with an encoder and a decoder: autoencoders, transcoders, crosscoders, layers of cross-layer transcoders."""
+"""Dictionaries with an encoder and a decoder: autoencoders, transcoders, crosscoders."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +23,8 @@ __all__ = ["SparseDictionary"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SparseDictionary(Framed):
-    """``f = activation(h W_enc + b_enc)``, ``y = f W_dec + b_dec``, with ``h`` the activations behind transforms and b_in.
+    """``f = activation(h W_enc + b_enc)``, ``y = f W_dec + b_dec``, where ``h`` is what is read, behind transforms
+    and ``b_in``.
 
     Weights are tensors in any layout in memory: views of mapped files are read where they are used, and only the rows
     of the decoder that active features need. Numbers are computed in the finer type of activations and weights.
@@ -44,9 +44,9 @@ class SparseDictionary(Framed):
     b_dec: Float[Tensor, "*shape_out"] | None = None
     W_skip: Float[Tensor, "d_out d_in"] | None = None
     """Applied to the activations as they come, and added at the first write."""
-    activation: Activation = ReLU()
+    activation: Activation = field(default_factory=ReLU)
     pre_scale: Float[Tensor, "feature"] | None = None
-    """What pre-activations are multiplied by before features are chosen: the decoder's norms, where features compete so."""
+    """What pre-activations are multiplied by before features are chosen."""
     feature_scale: Float[Tensor, "feature"] | None = None
     """What features are multiplied by on their way into the decoder: a finetuned scale, or one over those norms."""
 
@@ -169,10 +169,5 @@ class SparseDictionary(Framed):
 def decoder_norms(weight: Rows, chunk: int = 4096) -> Float[Tensor, "feature"]:
     """The norms of rows, a part of them at a time."""
     n = weight.shape[0]
-    parts = [
-        rows_of(weight, torch.arange(first, min(first + chunk, n)))
-        .reshape(-1, math.prod(weight.shape[1:]))
-        .norm(dim=-1)
-        for first in range(0, n, chunk)
-    ]
-    return torch.cat(parts)
+    spans = (torch.arange(first, min(first + chunk, n)) for first in range(0, n, chunk))
+    return torch.cat([rows_of(weight, span).flatten(1).norm(dim=-1) for span in spans])
