@@ -23,8 +23,7 @@ __all__ = ["SparseDictionary"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SparseDictionary(Framed):
-    """``f = activation(h W_enc + b_enc)``, ``y = f W_dec + b_dec``, where ``h`` is what is read, behind transforms
-    and ``b_in``.
+    """``f = activation(h W_enc + b_enc)`` and ``y = f W_dec + b_dec``, where ``h`` is what is read, transformed.
 
     Weights are tensors in any layout in memory: views of mapped files are read where they are used, and only the rows
     of the decoder that active features need. Numbers are computed in the finer type of activations and weights.
