@@ -4,9 +4,11 @@ from mi_dictionaries.about import About
 from mi_dictionaries.activations import AbsTopK, Activation, Gated, GroupMax, JumpReLU, ReLU, TanhReLU, TopK
 from mi_dictionaries.cross_layer import cross_layer_transcoder_layer
 from mi_dictionaries.features import Features
+from mi_dictionaries.matching_pursuit import MatchingPursuit
 from mi_dictionaries.rows import Stacked
 from mi_dictionaries.sets import DictionarySet
 from mi_dictionaries.sparse import SparseDictionary
+from mi_dictionaries.temporal import Temporal, TemporalAttention
 from mi_dictionaries.transforms import Centred, ConstantNorm, LayerNorm, Scaled, Shifted, Transform
 
 __all__ = [
@@ -21,12 +23,15 @@ __all__ = [
     "GroupMax",
     "JumpReLU",
     "LayerNorm",
+    "MatchingPursuit",
     "ReLU",
     "Scaled",
     "Shifted",
     "SparseDictionary",
     "Stacked",
     "TanhReLU",
+    "Temporal",
+    "TemporalAttention",
     "TopK",
     "Transform",
     "cross_layer_transcoder_layer",

@@ -39,6 +39,8 @@ class Features:
     """What each transform of the input (a norm, a centring) must know to be undone, by token."""
     heads: tuple[int, int] | None = None
     """The heads and their width, where what was encoded had them apart."""
+    base: Float[Tensor, "rows d"] | None = None
+    """What the reconstruction has without any feature: what earlier tokens predicted."""
 
     def __post_init__(self) -> None:
         if (self.token is None) != (self.index is None):
