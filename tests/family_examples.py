@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mi_core import plugins
 
 FAMILIES = [
@@ -28,8 +30,25 @@ def examples() -> Iterator[tuple[str, Mapping[str, Any]]]:
 EXAMPLES = dict(examples())
 """``"qwen2-0"`` -> the first example of ``qwen2``; without special tokens where it names none."""
 MIXTURES = [name for name, config in EXAMPLES.items() if any("expert" in key for key in config)]
+UNSHARED = ("granite_swa", "granitemoe_swa")
+"""Families whose reference returns patterns before sinks have taken their share."""
 
 
 def attention(name: str) -> str:
     """Which of the reference's implementations is meant: with linear biases its eager code adds them twice."""
     return "sdpa" if EXAMPLES[name].get("alibi") else "eager"
+
+
+def pattern_points(name: str) -> list[str]:
+    """What must be captured to compare patterns."""
+    points = ["blocks.*.attn.hook_pattern", "blocks.*.attn.hook_sink"]
+    return points if name.rpartition("-")[0] in UNSHARED else points[:1]
+
+
+def pattern_of(name: str, run: Any, layer: int) -> Tensor:
+    """A layer's pattern as the reference returns it; a pad's shares are not looked at."""
+    pattern: Tensor = run[f"blocks.{layer}.attn.hook_pattern"]
+    if name.rpartition("-")[0] not in UNSHARED:
+        return pattern
+    left: Tensor = 1 - run[f"blocks.{layer}.attn.hook_sink"]
+    return pattern / left[..., None]

@@ -8,29 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mi_core.config import Config
-from mi_decoder.attention import Attention
 from mi_decoder.decoder import Decoder
 from mi_decoder.experts import Experts
 from mi_decoder.fused import EachExpert, side_by_side
-from mi_decoder.layers import Layer
+from mi_decoder.granite import Everywhere, granite_attention, granite_decoder
 from mi_decoder.mlp import GatedMLP
 from mi_decoder.moe_config import gate
-from mi_decoder.norms import RMSNorm
-from mi_decoder.rope_config import rotary
 from mi_decoder.routing import ChosenSoftmax
-from mi_decoder.translation import LLAMA_NAMES, Source, decoder, heads
+from mi_decoder.translation import LLAMA_NAMES, Source
 
 __all__ = ["granite_moe_decoder", "granite_moe_names"]
 
 
-def granite_moe_decoder(config: Config, shared: int = 0) -> Decoder:
-    """A decoder of equal layers; ``shared`` is the width of the shared expert, 0 for none."""
-    n_heads, n_kv_heads, d_head = heads(config)
-    n_ctx = config.size("max_position_embeddings", default=2048)
-    positions = rotary(config, d_head, n_ctx)
-    bias = config.flag("attention_bias", default=False)
-    scale = config.number("attention_multiplier", default=1.0)
-    norm = RMSNorm(config.number("rms_norm_eps", default=1e-6, at_least=0.0))
+def granite_moe_decoder(config: Config, attention: Everywhere | None = None, *, shared: int = 0) -> Decoder:
+    """A decoder of equal layers, or of such ``attention``; ``shared`` is the width of the shared expert, 0 for none."""
     neurons = gate(config)
     experts = Experts(
         n_experts=config.size("num_local_experts", default=8),
@@ -40,17 +31,10 @@ def granite_moe_decoder(config: Config, shared: int = 0) -> Decoder:
         shared=GatedMLP(shared, neurons.activation) if shared else None,
         rounded=True,
     )
-    mixer = Attention(n_heads, n_kv_heads, d_head, positions, bias=bias, out_bias=bias, scale=scale)
-    multiplier = config.number("residual_multiplier", default=1.0)
-    outside = {
-        "embed_scale": config.number("embedding_multiplier", default=1.0),
-        "logit_scale": 1.0 / config.number("logits_scaling", default=1.0, at_least=1e-9),
-    }
-    layer = Layer(mixer, experts, ln1=norm, ln2=norm, multiplier=multiplier)
-    return decoder(config, layer, norm, positions.scaling.reach(n_ctx), **outside)
+    return granite_decoder(config, attention or granite_attention(config), experts)
 
 
-def granite_moe_names(config: Config, shared: int = 0) -> Mapping[str, Source]:
+def granite_moe_names(config: Config, *, shared: int = 0) -> Mapping[str, Source]:
     """All experts lie in one tensor, and both branches of an MLP behind each other.
 
     Source: transformers 5.24, conversion_mapping.py, granitemoe.

@@ -12,33 +12,16 @@ from typing import Any
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
 from mi_core.hookspecs import hookimpl
-from mi_decoder import Attention, Layer, RMSNorm
 from mi_decoder.examples import TINY
-from mi_decoder.rope_config import rotary
-from mi_decoder.translation import blueprint, decoder, gated_mlp, heads
+from mi_decoder.granite import granite_attention, granite_decoder
+from mi_decoder.translation import blueprint, gated_mlp
 
 
 @hookimpl
 def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     """A decoder of equal layers."""
-    n_heads, n_kv_heads, d_head = heads(config)
-    n_ctx = config.size("max_position_embeddings", default=2048)
-    positions = rotary(config, d_head, n_ctx)
-    bias = config.flag("attention_bias", default=False)
-    scale = config.number("attention_multiplier", default=1.0)
-    norm = RMSNorm(config.number("rms_norm_eps", default=1e-6, at_least=0.0))
-    layer = Layer(
-        ln1=norm,
-        mixer=Attention(n_heads, n_kv_heads, d_head, positions, bias=bias, out_bias=bias, scale=scale),
-        ln2=norm,
-        channel=gated_mlp(config, bias=config.flag("mlp_bias", default=False)),
-        multiplier=config.number("residual_multiplier", default=1.0),
-    )
-    outside = {
-        "embed_scale": config.number("embedding_multiplier", default=1.0),
-        "logit_scale": 1.0 / config.number("logits_scaling", default=1.0, at_least=1e-9),
-    }
-    model = decoder(config, layer, norm, positions.scaling.reach(n_ctx), **outside)
+    mlp = gated_mlp(config, bias=config.flag("mlp_bias", default=False))
+    model = granite_decoder(config, granite_attention(config), mlp)
     return blueprint(model, tensors, tied=config.flag("tie_word_embeddings", default=False))
 
 

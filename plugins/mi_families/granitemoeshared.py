@@ -22,7 +22,7 @@ from mi_decoder.translation import blueprint
 def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     """A decoder of equal layers."""
     shared = config.size("shared_intermediate_size", default=0, at_least=0)
-    model, names = granite_moe_decoder(config, shared), granite_moe_names(config, shared)
+    model, names = granite_moe_decoder(config, shared=shared), granite_moe_names(config, shared=shared)
     tied = config.flag("tie_word_embeddings", default=False)
     return blueprint(model, tensors, tied=tied, names=names, inert=LEARNING_TO_ROUTE)
 

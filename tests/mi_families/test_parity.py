@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import behind_the_last_layer, old_spelling, reference, reference_routers, reference_run, save
-from family_examples import EXAMPLES, FAMILIES, MIXTURES, attention
+from family_examples import EXAMPLES, FAMILIES, MIXTURES, attention, pattern_of, pattern_points
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -52,13 +52,13 @@ def test_logits_streams_and_patterns_are_the_reference_s(name: str) -> None:
     theirs, model, _ = pair(name)
     ids = tokens()
     wanted = reference_run(theirs, ids)
-    run = model.run(ids, mi.capture(["blocks.*.hook_resid_*", "blocks.*.attn.hook_pattern"]))
+    run = model.run(ids, mi.capture(["blocks.*.hook_resid_*", *pattern_points(name)]))
     close(run.logits, wanted.logits, "logits")
     close(model.run(ids).logits, wanted.logits, "logits")
     close(model.run(ids, logits="last").logits, wanted.logits[:, -1:], "logits")
     for layer in range(model.shape.n_layers):
         if wanted.attentions is not None:
-            close(run[f"blocks.{layer}.attn.hook_pattern"], wanted.attentions[layer], "patterns")
+            close(pattern_of(name, run, layer), wanted.attentions[layer], "patterns")
         close(run[f"blocks.{layer}.hook_resid_pre"], wanted.hidden_states[layer], "streams")
     last = behind_the_last_layer(theirs, run[f"blocks.{model.shape.n_layers - 1}.hook_resid_post"])
     close(last, wanted.hidden_states[-1], "streams")
@@ -82,11 +82,11 @@ def test_padded_batches_are_the_reference_s(name: str, side: str) -> None:
     mask[1, slice(0, 5) if side == "left" else slice(COLUMNS - 5, COLUMNS)] = 0
     real = mask.bool()
     wanted = reference_run(theirs, ids, mask)
-    run = model.run(ids, mi.capture("blocks.*.attn.hook_pattern"), attention_mask=mask)
+    run = model.run(ids, mi.capture(pattern_points(name)), attention_mask=mask)
     close(run.logits[real], wanted.logits[real], "logits of padded rows")
     close(model.run(ids, attention_mask=mask).logits[real], wanted.logits[real], "logits of padded rows")
     for layer, pattern in enumerate(wanted.attentions or ()):
-        ours = run[f"blocks.{layer}.attn.hook_pattern"]
+        ours = pattern_of(name, run, layer)
         close(ours.movedim(1, 2)[real], pattern.movedim(1, 2)[real], "patterns of padded rows")
 
 

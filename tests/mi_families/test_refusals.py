@@ -33,6 +33,8 @@ def blueprint(family: str, **changes: Any) -> Any:
         ("iquestcoder", {"use_sliding_window": True}, "use_sliding_window"),
         ("hunyuan_v1_dense", {"rope_parameters": {"rope_type": "dynamic", "alpha": 0.0, "factor": 1.0}}, "alpha"),
         ("olmo", {"clip_qkv": -1.0}, "clip_qkv"),
+        ("granite_swa", {"layer_rope_theta": [1e4]}, "layer_rope_theta"),
+        ("granite_swa", {"layer_rope_theta": [1e4, 0.5, 0]}, "layer_rope_theta"),
         ("ministral", {"sliding_window": None}, "sliding_window"),
         ("openai-gpt", {"afn": "sine"}, "afn"),
         ("opt", {"word_embed_proj_dim": 0}, "word_embed_proj_dim"),
