@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mi_core.errors import HookContractBroken
+from mi_core.memory import NOTHING
 from mi_core.protocols import Backend, Batch, Block, Memory, Stream, Tap
 from mi_core.taps import IDLE
 
@@ -65,6 +66,8 @@ def forward(
         else:
             stream, after = through(block, stream, batch, tap, before)
         if batch.record is not None:
+            if after is None and not backend.shape.causal:
+                after = NOTHING
             if after is None:
                 raise HookContractBroken(
                     f"block {layer} was asked to record its memory ({batch.record!r}) and returned none.", layer=layer
@@ -77,7 +80,7 @@ def forward(
     resid = stream.resid
     if logits == "last" and resid.shape[1] > 1:
         row = torch.arange(len(resid), device=resid.device)
-        resid = resid[row, batch.length - 1][:, None]
+        resid = resid[row, (batch.length - 1).to(resid.device)][:, None]
     return Outcome(backend.unembed(resid, taps.outside), tuple(kept))
 
 

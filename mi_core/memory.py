@@ -17,7 +17,34 @@ from mi_core.protocols import Backend, Memory
 if TYPE_CHECKING:
     from mi_core.model import Model
 
-__all__ = ["ModelMemory"]
+__all__ = ["NOTHING", "ModelMemory", "Nothing"]
+
+
+class Nothing:
+    """What a block remembers whose positions do not look back at earlier calls: nothing."""
+
+    def cut(self, length: Tensor) -> Nothing:
+        """Nothing."""
+        return self
+
+    def rows(self, index: Tensor) -> Nothing:
+        """Nothing."""
+        return self
+
+    def to(self, device: Any) -> Nothing:
+        """Nothing."""
+        return self
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """None at all."""
+        return {}
+
+    def restored(self, tensors: Mapping[str, Tensor]) -> Nothing:
+        """Nothing, from nothing."""
+        return self
+
+
+NOTHING = Nothing()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +108,13 @@ class ModelMemory:
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
     def check(self, backend: Backend, model: str, batch: int) -> None:
-        """Refuse to continue another model or another number of rows."""
+        """Refuse to continue another model, another number of rows, or what looks back from later positions."""
+        if not backend.shape.causal:
+            raise MemoryMismatch(
+                f"{model} reads in both directions: no position is done before the last is there, so no run goes on "
+                "from another. Run the whole input.",
+                model=model,
+            )
         if self.backend is not backend:
             raise MemoryMismatch(
                 f"this memory ({self.model!r}, {len(self.layers)} layers) is not of this model ({model!r}, "

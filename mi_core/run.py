@@ -82,7 +82,7 @@ class Run(Mapping[str, Tensor]):
             return False
 
     def __repr__(self) -> str:
-        rows, columns = self.tokens.shape
+        rows, columns = self.tokens.shape[:2]
         return f"Run({self.receipt.model!r}, {rows} x {columns} tokens, {len(self)} activations)"
 
     # Mapping compares item by item, which tensors do not answer; a run equals itself
@@ -147,7 +147,7 @@ class Run(Mapping[str, Tensor]):
     def mask(self) -> Bool[Tensor, "batch column"]:
         """Which columns are real tokens."""
         mask = self._layout.mask
-        return torch.ones_like(self._prompts.ids, dtype=torch.bool) if mask is None else mask
+        return torch.ones(self._prompts.ids.shape[:2], dtype=torch.bool) if mask is None else mask
 
     @property
     def positions(self) -> Int[Tensor, "batch column"]:

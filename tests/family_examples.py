@@ -14,7 +14,7 @@ FAMILIES = [
     name
     for name, distribution in plugins.names("mi_core.families").items()
     if distribution.startswith("mi-core")
-    and not name.startswith("rwkv")  # recurrent models have their own references
+    and not name.startswith(("rwkv", "algzoo"))  # these have their own references
     and not (Path(__file__).parent / "mi_families" / f"test_{name}.py").exists()
 ]
 """All of ours that have no tests of their own, which go further."""

@@ -108,7 +108,7 @@ CATALOGUE: Final = (
     Check(layouts.check_padding_is_never_looked_at),
     Check(layouts.check_chunks_equal_the_whole),
     Check(layouts.check_noise_depends_on_seed_row_and_position),
-    Check(memory.check_memory_is_the_prefix),
+    Check(memory.check_memory_is_the_prefix, when=causal),
     Check(recurrence.check_steps_equal_the_whole, when=recurrence.is_recurrent),
     Check(recurrence.check_carried_values_are_the_prefix, when=recurrence.states_are_written),
     Check(recurrence.check_write_gates_close, needs=(recurrence.GATE, recurrence.VALUES, recurrence.READ)),

@@ -36,7 +36,7 @@ PARTS: Final[Mapping[str, tuple[Any, Callable[[int, int], range]]]] = {
 def room_to_write(subject: Subject) -> bool:
     """It applies where a position sees no later one and a prompt leaves room for new tokens."""
     shape = subject.model.shape
-    return shape.causal and (shape.n_ctx is None or shape.n_ctx > NEW)
+    return shape.causal and shape.numbers is None and (shape.n_ctx is None or shape.n_ctx > NEW)
 
 
 def check_generation_equals_full_runs(subject: Subject) -> None:

@@ -73,8 +73,9 @@ def check_gradients_agree_with_finite_differences(subject: Subject) -> None:
             moved = intervene(point.name, Add(direction, scale=by * scale))
             return (wide.run(prompt, moved).logits.double() * weight.double()).sum()
 
-        # a step that is small beside the activation
-        scale = min(1.0, largest(run[point.name].detach()))
+        # a step that is small beside the activation, where there is one
+        activation = run[point.name].detach()
+        scale = min(1.0, largest(activation)) if bool((activation != 0).any()) else 1.0
         measured = (value(step) - value(-step)) / (2 * step * scale)
         size = float((slope.double() * inside.double()).abs().sum()) + 1e-6
         expect(

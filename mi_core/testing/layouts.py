@@ -114,7 +114,7 @@ def check_noise_depends_on_seed_row_and_position(subject: Subject) -> None:
         edit = Noise(1.0, seed=seed).at(pos=0) if one else Noise(1.0, seed=seed)
         spec = intervene(point.name, edit) + capture(point.name)
         # the same rows in another layout, with a longer one behind them
-        more = Prompt.packed([*prompt.rows, [0] * subject.longest])
+        more = Prompt.packed([*prompt.rows, *Prompt.of([subject.longest], subject.model.shape).rows])
         added = []
         for given in (prompt, more):
             base = subject.run(given, capture(point.name), logits=None)[point.name]

@@ -10,6 +10,7 @@ import torch
 from hypothesis import strategies as st
 from jaxtyping import Bool, Shaped
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mi_core.layout import POSITION_DIMS
 from mi_core.names import Point
@@ -50,7 +51,7 @@ class Prompt:
         """Rows of given ids, padded on the right."""
         columns = max(map(len, rows))
         mask = torch.arange(columns) < torch.tensor([len(row) for row in rows])[:, None]
-        return cls(torch.tensor([row + [0] * (columns - len(row)) for row in rows]), mask)
+        return cls(pad_sequence([torch.tensor(row) for row in rows], batch_first=True), mask)
 
     def __repr__(self) -> str:
         mask = "" if self.mask is None else f", attention_mask={self.mask.int().tolist()}"
