@@ -17,9 +17,10 @@ from mi_core.labelled import Label
 from mi_core.memory import ModelMemory, remembered
 from mi_core.metrics import Metric
 from mi_core.names import Point, Points
-from mi_core.number_inputs import read_numbers
+from mi_core.number_inputs import read_inputs
+from mi_core.placed import PlacedBackend, placed_in
 from mi_core.plans import Logits, Plan, planned
-from mi_core.prompts import Prompts, read_prompts
+from mi_core.prompts import Prompts
 from mi_core.protocols import Backend, ModelShape
 from mi_core.provenance import Provenance
 from mi_core.run import Run
@@ -75,23 +76,25 @@ class Model:
     @property
     def module(self) -> nn.Module:
         """The backend as a module, for training and moving it."""
+        if placed_in(self.backend) is not None:
+            raise InputError(f"{self.name} is placed by a device map: to train or move it, load it on one device.")
         if not isinstance(self.backend, nn.Module):
             raise InputError(f"the backend of {self.name} is no nn.Module: it has no parameters to train or move.")
         return self.backend
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter lies."""
-        return self._first().device
+        """Where the first parameter lies; of a model on several devices, where inputs and results are."""
+        return self._home().device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the first parameter."""
-        return self._first().dtype
+        return self._home().dtype
 
-    def _first(self) -> Tensor:
+    def _home(self) -> PlacedBackend | Tensor:
         parameters = self.backend.parameters() if isinstance(self.backend, nn.Module) else iter(())
-        return next(parameters, torch.zeros(()))
+        return placed_in(self.backend) or next(parameters, torch.zeros(()))
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -371,15 +374,7 @@ class Model:
         return spec
 
     def _read(self, inputs: Any, attention_mask: Any, position_ids: Any) -> Prompts:
-        if self.shape.numbers is not None:
-            return read_numbers(inputs, self.shape.numbers, attention_mask=attention_mask, position_ids=position_ids)
-        return read_prompts(
-            inputs,
-            lambda: self.tokenizer,
-            d_vocab=self.shape.d_vocab,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-        )
+        return read_inputs(inputs, self.shape, lambda: self.tokenizer, attention_mask, position_ids)
 
     def unembed(
         self, resid: Float[Tensor, "*batch d_model"], *, norm: bool = True, cap: bool = True

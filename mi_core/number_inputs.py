@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,26 @@ from torch import Tensor
 
 from mi_core.errors import EmptyInput, InputError
 from mi_core.prompts import Prompts, read_prompts
+from mi_core.protocols import ModelShape
 from mi_core.rows import RowText
+from mi_core.tokenizer import Tokenizer
 
-__all__ = ["read_numbers"]
+__all__ = ["read_inputs", "read_numbers"]
+
+
+def read_inputs(
+    inputs: Any,
+    shape: ModelShape,
+    tokenizer: Callable[[], Tokenizer | None],
+    attention_mask: Any = None,
+    position_ids: Any = None,
+) -> Prompts:
+    """Whatever a user gives to a model of this shape: tokens, or numbers where it reads numbers."""
+    if shape.numbers is not None:
+        return read_numbers(inputs, shape.numbers, attention_mask=attention_mask, position_ids=position_ids)
+    return read_prompts(
+        inputs, tokenizer, d_vocab=shape.d_vocab, attention_mask=attention_mask, position_ids=position_ids
+    )
 
 
 def read_numbers(inputs: Any, width: int, *, attention_mask: Any = None, position_ids: Any = None) -> Prompts:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mi_core.layout import Layout
 from mi_core.loop import Outcome, Taps, forward
-from mi_core.number_inputs import read_numbers
-from mi_core.prompts import read_prompts
+from mi_core.number_inputs import read_inputs
 from mi_core.protocols import Batch
 from mi_core.testing.strategies import Prompt
 from mi_core.testing.subject import Subject
@@ -57,11 +56,7 @@ class Watcher:
 
 def batch_of(subject: Subject, prompt: Prompt) -> Batch:
     """What the core would hand to the backend for a prompt."""
-    shape, mask = subject.model.shape, prompt.mask
-    if shape.numbers is not None:
-        read = read_numbers(prompt.ids, shape.numbers, attention_mask=mask)
-    else:
-        read = read_prompts(prompt.ids, lambda: None, d_vocab=shape.d_vocab, attention_mask=mask)
+    read = read_inputs(prompt.ids, subject.model.shape, lambda: None, prompt.mask)
     return Layout.of(read).batch(subject.model.device)
 
 
