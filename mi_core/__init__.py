@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     from mi_core.folding import folded
     from mi_core.generation import Generation, GenerationInterrupted
     from mi_core.grids import Grid, ablation_grid, grid, patch_grid, steering_grid
+    from mi_core.harvests.harvesting import HarvestInterrupted, harvest
+    from mi_core.harvests.reading import Harvest
     from mi_core.inspecting import Inspection, inspect
     from mi_core.interventions import (
         Add,
@@ -68,6 +70,8 @@ __all__ = [
     "Generation",
     "GenerationInterrupted",
     "Grid",
+    "Harvest",
+    "HarvestInterrupted",
     "HookSpec",
     "Inspection",
     "Interpolate",
@@ -104,6 +108,7 @@ __all__ = [
     "errors",
     "folded",
     "grid",
+    "harvest",
     "insert",
     "inspect",
     "intervene",
@@ -146,6 +151,11 @@ HOMES = {
         "patch_grid",
         "steering_grid",
     ),
+    "harvests.harvesting": (
+        "HarvestInterrupted",
+        "harvest",
+    ),
+    "harvests.reading": ("Harvest",),
     "inspecting": (
         "Inspection",
         "inspect",

@@ -28,6 +28,7 @@ A message says what failed, what was seen and what to do; the values are attribu
     │   ├── BadConfig
     │   ├── UnusedConfig
     │   ├── UnknownFamily
+    │   ├── UnknownFormat
     │   ├── UnusedTensors
     │   ├── MissingTensors
     │   ├── TensorMismatch
@@ -37,6 +38,10 @@ A message says what failed, what was seen and what to do; the values are attribu
     │   ├── UnknownPlugin
     │   ├── BrokenPlugin
     │   └── PluginConflict
+    ├── HarvestError              a harvest cannot be written, gone on with or read
+    │   ├── HarvestMismatch           the folder holds a harvest of something else
+    │   ├── HarvestLocked             somebody else is harvesting into the folder
+    │   └── CorruptShard              a shard that is not as it was written
     ├── UnsupportedAnalysis       the model lacks what an analysis needs
     ├── HookContractBroken        a backend did not do what its sites declare
     ├── UnknownCheck              no such check in the conformance kit, or none that applies
@@ -53,7 +58,11 @@ __all__ = [
     "CheckFailed",
     "ContextOverflow",
     "CorruptCheckpoint",
+    "CorruptShard",
     "EmptyInput",
+    "HarvestError",
+    "HarvestLocked",
+    "HarvestMismatch",
     "HookContractBroken",
     "InputError",
     "LoadError",
@@ -79,6 +88,7 @@ __all__ = [
     "TokenizerError",
     "UnknownCheck",
     "UnknownFamily",
+    "UnknownFormat",
     "UnknownPlugin",
     "UnknownPoint",
     "UnsupportedAnalysis",
@@ -210,6 +220,10 @@ class UnknownFamily(LoadError):
     """No installed family reads this model_type."""
 
 
+class UnknownFormat(LoadError):
+    """No installed format reads these files as a dictionary, or several do."""
+
+
 class UnusedTensors(LoadError):
     """Tensors of the checkpoint that went nowhere."""
 
@@ -244,6 +258,22 @@ class BrokenPlugin(PluginError):
 
 class PluginConflict(PluginError):
     """Two distributions claim one name."""
+
+
+class HarvestError(MiError):
+    """A harvest cannot be written, gone on with or read."""
+
+
+class HarvestMismatch(HarvestError):
+    """The folder holds a harvest of another model, with other settings or of other data."""
+
+
+class HarvestLocked(HarvestError):
+    """Somebody else is harvesting into the folder."""
+
+
+class CorruptShard(HarvestError):
+    """A shard of a harvest that is missing, truncated, or not as it was written."""
 
 
 class UnsupportedAnalysis(MiError):

@@ -1,0 +1,102 @@
+"""The activations of some windows: which rows they give, and the model's runs that fill them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mi_core.calling import row_chunks
+from mi_core.captured import Captured
+from mi_core.harvests.shards import ShardWindows
+from mi_core.harvests.windows import Window
+from mi_core.model import Model
+from mi_core.placing import Placement
+from mi_core.plans import Plan
+from mi_core.spec import HookSpec
+
+__all__ = ["Collector"]
+
+
+@dataclass(frozen=True, eq=False)
+class Collector:
+    """How activations are collected."""
+
+    model: Model
+    spec: HookSpec
+    batch_tokens: int
+    without: int | None = None
+    """A token that is left out where a window begins with it."""
+    dtype: str | None = None
+    """What floating-point numbers are stored as; None leaves them as they were computed."""
+
+    def collect(self, windows: Sequence[Window], tick: Callable[[int], None] = lambda _: None) -> dict[str, Tensor]:
+        """The tensors of a shard: rows in the order of windows and positions, however they were run.
+
+        ``tick`` is told, after each run, how many tokens it had.
+        """
+        lengths = torch.tensor([len(window.ids) for window in windows])
+        chunks = [
+            self.chunk(rows, [windows[row] for row in rows.tolist()]) for rows in row_chunks(lengths, self.batch_tokens)
+        ]
+        counts = torch.zeros(len(windows), dtype=torch.long)
+        for chunk in chunks:
+            counts[chunk.rows] = chunk.wanted.sum(1)
+        begin = counts.cumsum(0) - counts
+        total = int(counts.sum())
+        position = torch.empty(total, dtype=torch.int32)
+        stored = Placement("cpu", self.dtype)
+        made: dict[str, Tensor] = {}
+        while chunks:
+            chunk = chunks.pop()  # the longest first: what does not fit into memory shows at once
+            to = (begin[chunk.rows, None] + chunk.wanted.cumsum(1) - 1)[chunk.wanted]
+            position[to] = chunk.index[chunk.wanted].int()
+            run = chunk.plan.run()
+            for name, captured in run._captured.items():
+                value = stored.put(every_dim(captured)[chunk.wanted.to(captured.value.device)])
+                if name not in made:
+                    made[name] = value.new_empty(total, *value.shape[1:])
+                made[name][to] = value
+            tick(sum(run.receipt.tokens))
+        made["row.window"] = torch.repeat_interleave(torch.arange(len(windows), dtype=torch.int32), counts)
+        made["row.position"] = position
+        return made | {f"window.{name}": value for name, value in vars(ShardWindows.of(windows)).items()}
+
+    def chunk(self, rows: Int[Tensor, "row"], windows: Sequence[Window]) -> Chunk:
+        """Some windows as one call, planned."""
+        plan = self.model.plan([list(window.ids) for window in windows], self.spec, logits=None)
+        kept = next(iter(plan.binding.after.values()))
+        choice = kept.selection.choices.get("pos")
+        if choice is None:
+            index = torch.arange(plan.layout.width).expand(len(windows), -1)
+            present = plan.layout.real("pos")
+        else:
+            index = choice.index if choice.per_row else choice.index.expand(len(windows), -1)
+            present = torch.ones_like(index, dtype=torch.bool) if choice.present is None else choice.present
+        wanted = present & (index >= torch.tensor([window.fresh for window in windows])[:, None])
+        if self.without is not None:
+            left_out = torch.tensor([window.ids[0] == self.without for window in windows])
+            wanted &= ~(left_out[:, None] & (index == 0))
+        return Chunk(rows, plan, index, wanted)
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Windows of like length, that are run together."""
+
+    rows: Int[Tensor, "row"]
+    """Which of the shard's windows they are."""
+    plan: Plan
+    index: Int[Tensor, "row n"]
+    """The positions that are captured."""
+    wanted: Bool[Tensor, "row n"]
+    """Which of these are kept."""
+
+
+def every_dim(captured: Captured) -> Tensor:
+    """What was captured ``[batch pos ...]``; other dims that were selected by an int are dropped."""
+    choice = captured.selection.choices.get("pos")
+    return captured.value.unsqueeze(1) if choice is not None and choice.drop else captured.value

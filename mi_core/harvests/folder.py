@@ -1,0 +1,126 @@
+"""The folder of a harvest: an index that says what it is of, and the shards that are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mi_core.errors import CorruptShard, HarvestError, HarvestMismatch
+from mi_core.harvests.atomic import committed
+from mi_core.harvests.shards import Shard, shard_name
+from mi_core.harvests.windows import Cursor
+from mi_core.sweep_store import digest
+
+__all__ = ["INDEX", "Folder", "read_index"]
+
+FORMAT: Final = "mi-core harvest 1"
+INDEX: Final = "index.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """Where a harvest with some settings is written."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    """What the numbers depend on; two harvests into one folder have the same."""
+    about: Mapping[str, Any]
+    """What else the index says: provenance, and what was asked for in words."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the settings."""
+        return digest(dict(self.settings))
+
+    @property
+    def shards(self) -> int | None:
+        """How many shards the harvest has, if it was finished before."""
+        index = read_index(self.path)
+        return len(index["shards"]) if index["complete"] else None
+
+    def begin(self) -> None:
+        """Make the folder that of this harvest, or find that it is.
+
+        Raises:
+            HarvestMismatch: it is that of another one; the message says what differs.
+        """
+        if (self.path / INDEX).exists():
+            before = read_index(self.path)["settings"]
+            if before != self.settings:
+                raise differing(self.path, before, self.settings)
+        else:
+            self.write({"complete": False})
+        for left in self.path.glob(".*.part"):  # by a process that was killed
+            left.unlink()
+
+    def finish(self, shards: int, end: Cursor) -> None:
+        """Write the index of a harvest that has everything."""
+        there = [Shard.open(self.path / shard_name(number)) for number in range(shards)]
+        listed: list[dict[str, Any]] = [
+            {"file": s.path.name, "rows": s.rows, "tokens": len(s.windows.tokens), "bytes": s.path.stat().st_size}
+            for s in there
+        ]
+        totals = {name: sum(shard[name] for shard in listed) for name in ("rows", "tokens", "bytes")}
+        self.write({"complete": True, **totals, "end": asdict(end), "shards": listed})
+
+    def write(self, found: Mapping[str, Any]) -> None:
+        """Write the index."""
+        data = {"format": FORMAT, **found, "settings": self.settings, **self.about}
+        with committed(self.path / INDEX) as part:
+            part.write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+    def there(self) -> dict[int, Cursor]:
+        """The shards that need not be made again, each with how far it goes; what cannot be read is made again.
+
+        Raises:
+            HarvestMismatch: one was made with other settings.
+        """
+        found = {}
+        for number, path in numbered(self.path):
+            try:
+                shard = Shard.open(path)
+            except CorruptShard:
+                continue
+            if shard.harvest != self.fingerprint:
+                raise HarvestMismatch(f"{str(path)!r} is of another harvest: remove it, or use another folder.")
+            found[number] = shard.end
+        return found
+
+
+def numbered(folder: Path) -> Iterator[tuple[int, Path]]:
+    """The files of shards, with their numbers."""
+    for path in sorted(folder.glob("shard-*.safetensors")):
+        number = path.stem.removeprefix("shard-")
+        if number.isdigit():
+            yield int(number), path
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """What a harvest says of itself.
+
+    Raises:
+        HarvestError: there is none in the folder.
+    """
+    try:
+        data = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HarvestError(f"there is no harvest in {str(folder)!r}: {error.strerror}.", folder=folder) from None
+    except ValueError as error:
+        raise HarvestError(f"{str(folder / INDEX)!r} is no index of a harvest: {error}.", folder=folder) from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise HarvestError(f"{str(folder / INDEX)!r} is no index of a harvest, or of a version not known here.")
+    return data
+
+
+def differing(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> HarvestMismatch:
+    """The error of a folder that another harvest has, with what differs."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    said = "; ".join(f"{name}: {before.get(name)!r} there, {now.get(name)!r} here" for name in names)
+    return HarvestMismatch(
+        f"{str(folder)!r} holds a harvest that differs in {said}. Harvest into another folder, or with the same.",
+        folder=folder,
+        differs=tuple(names),
+    )
