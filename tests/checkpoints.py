@@ -121,9 +121,10 @@ def reference_routers(model: Any, ids: Tensor) -> list[Tensor]:
     """The router logits ``[batch pos expert]`` of each layer of the reference that has experts, in order."""
     found: list[Tensor] = []
 
-    def keep(module: nn.Module, _: Any, output: tuple[Tensor, ...]) -> None:
-        # beside weights and indices of the chosen experts, or behind weights of all
-        logits = max(enumerate(output), key=lambda part: (part[1].shape[-1], part[0]))[1]
+    def keep(module: nn.Module, _: Any, output: Tensor | tuple[Tensor, ...]) -> None:
+        # alone, beside weights and indices of the chosen experts, or behind weights of all
+        parts = (output,) if isinstance(output, Tensor) else output
+        logits = max(enumerate(parts), key=lambda part: (part[1].shape[-1], part[0]))[1]
         found.append(logits.view(*ids.shape, -1))
 
     routers = [module for module in model.modules() if re.search(r"(Router|Gate)$", type(module).__name__)]

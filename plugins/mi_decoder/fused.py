@@ -21,10 +21,12 @@ class EachExpert:
     """
 
     view: View = lambda tensor: tensor
+    stored: View = lambda tensor: tensor
+    """From the tensor to ``[expert ...]``. Source: transformers 5.24, DbrxExperts."""
 
     def of(self, expert: int) -> View:
         """The view for one expert."""
-        return lambda tensor: self.view(tensor[expert])
+        return lambda tensor: self.view(self.stored(tensor)[expert])
 
 
 def transposed(tensor: Tensor) -> Tensor:

@@ -73,6 +73,8 @@ class TopK:
     score: Literal["softmax", "sigmoid"] = "softmax"
     normalise: bool = False
     """Whether the weights of a token are divided by their sum."""
+    power: float = 1.0
+    """What weights are raised to in that sum, whose root then divides. Source: transformers 5.24, DbrxFFN."""
     extra: float = 0.0
     """What is added to that sum."""
     floor: float = 0.0
@@ -89,7 +91,8 @@ class TopK:
         indices = judged.topk(self.top_k, -1).indices
         weights = scores.gather(-1, indices)
         if self.normalise:
-            weights = weights / (weights.sum(-1, keepdim=True) + self.extra).clamp(min=self.floor)
+            total = weights.sum(-1, keepdim=True) if self.power == 1.0 else weights.norm(self.power, -1, keepdim=True)
+            weights = weights / (total + self.extra).clamp(min=self.floor)
         return indices, weights if self.scale == 1.0 else weights * self.scale
 
 

@@ -29,6 +29,12 @@ def test_softmax_over_all_and_then_normalised_is_softmax_over_the_chosen(seed: i
     torch.testing.assert_close(weights.sum(-1), torch.ones(5, dtype=torch.float64))
 
 
+@given(SEEDS, st.floats(1.0, 4.0))
+def test_weights_are_divided_by_the_root_of_their_powers_sum(seed: int, power: float) -> None:
+    _, weights = TopK(3, normalise=True, power=power).choose(logits(seed), None)
+    torch.testing.assert_close((weights**power).sum(-1), torch.ones(5, dtype=torch.float64))
+
+
 @given(SEEDS)
 def test_a_bias_takes_part_in_the_choice_and_not_in_the_weights(seed: int) -> None:
     given, bias = logits(seed), torch.zeros(8, dtype=torch.float64)
