@@ -28,6 +28,7 @@ OTHERWISE_NARROW = {
     "deepseek_v2": "its rotation is complex, in single precision",
     "ernie4_5_moe": KEPT,
     "flex_olmo": ROUTER,
+    "hy_v3": KEPT,
     "gptj": "its rotary angles follow torch's default dtype",
     "hunyuan_v1_moe": KEPT,
     "llama4_text": "its rotation is complex, in single precision",
