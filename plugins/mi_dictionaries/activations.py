@@ -1,54 +1,70 @@
 """Which pre-activations become active features, and with which values.
 
-An activation is applied to all features at once, or to a part of them at a time: ``part`` says which. Where features
-compete (the k largest), what each part offers is put together, and the best of all parts are kept.
+Some activations judge each feature alone; in others features compete, and only the best are kept. Both kinds can be
+shown a part of the features at a time, so that no row of all pre-activations is needed.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_core.errors import BadConfig
 
-__all__ = ["AbsTopK", "Activation", "Gated", "GroupMax", "JumpReLU", "ReLU", "TanhReLU", "TopK"]
+__all__ = ["AbsTopK", "Activation", "Alone", "Best", "Gated", "GroupMax", "JumpReLU", "ReLU", "TanhReLU", "TopK"]
 
 ALL = slice(None)
 
 
-@runtime_checkable
-class Activation(Protocol):
+class Activation(ABC):
     """What turns pre-activations into features."""
 
-    def __call__(self, z: Float[Tensor, "tokens part"], part: slice = ALL) -> Float[Tensor, "tokens part"]:
-        """Features, where none competes; of all features where they do."""
-        ...
+    @abstractmethod
+    def __call__(self, z: Float[Tensor, "tokens feature"]) -> Float[Tensor, "tokens feature"]:
+        """The features of tokens, zero where they are not active."""
+
+
+class Alone(Activation):
+    """Each feature is judged alone."""
+
+    def __call__(self, z: Float[Tensor, "tokens feature"]) -> Float[Tensor, "tokens feature"]:
+        """The features of tokens, zero where they are not active."""
+        return torch.where(self.on(z, ALL), self.value(z, ALL), 0)
+
+    @abstractmethod
+    def on(self, z: Float[Tensor, "tokens part"], part: slice) -> Bool[Tensor, "tokens part"]:
+        """Which of a part of the features are active; what is no number is, so that it is seen."""
+
+    def value(self, z: Float[Tensor, "..."], at: slice | Int[Tensor, "active"]) -> Float[Tensor, "..."]:
+        """How active they are, of active features; ``at`` says which features they are."""
+        return z
 
 
 @dataclass(frozen=True, eq=False)
-class ReLU:
+class ReLU(Alone):
     """``max(z, 0)``."""
 
-    def __call__(self, z: Float[Tensor, "tokens part"], part: slice = ALL) -> Float[Tensor, "tokens part"]:
-        """Each feature alone."""
-        return torch.relu(z)
+    def on(self, z: Float[Tensor, "tokens part"], part: slice) -> Bool[Tensor, "tokens part"]:
+        """Above zero."""
+        return ~(z <= 0)
 
 
 @dataclass(frozen=True, eq=False)
-class TanhReLU:
+class TanhReLU(ReLU):
     """``tanh(max(z, 0))``. Source: SAELens 5, ``activation_fn_str="tanh-relu"``."""
 
-    def __call__(self, z: Float[Tensor, "tokens part"], part: slice = ALL) -> Float[Tensor, "tokens part"]:
-        """Each feature alone."""
-        return torch.tanh(torch.relu(z))
+    def value(self, z: Float[Tensor, "..."], at: slice | Int[Tensor, "active"]) -> Float[Tensor, "..."]:
+        """At most one."""
+        return torch.tanh(z)
 
 
 @dataclass(frozen=True, eq=False)
-class JumpReLU:
+class JumpReLU(Alone):
     """``z`` where it is above its threshold, strictly; below zero only with ``relu=False``.
 
     One threshold for each feature, or one for all: what batch top-k dictionaries are once they are trained.
@@ -58,19 +74,15 @@ class JumpReLU:
     threshold: Float[Tensor, "feature"] | Float[Tensor, ""] | float
     relu: bool = True
 
-    def __call__(self, z: Float[Tensor, "tokens part"], part: slice = ALL) -> Float[Tensor, "tokens part"]:
-        """Each feature alone."""
-        return torch.where(z > self.bound(z, part), z, 0)
-
-    def bound(self, z: Tensor, part: slice) -> Tensor:
-        """What some features must exceed."""
+    def on(self, z: Float[Tensor, "tokens part"], part: slice) -> Bool[Tensor, "tokens part"]:
+        """Above the threshold."""
         held = self.threshold if isinstance(self.threshold, Tensor) else torch.tensor(self.threshold)
         bound = (held[part] if held.ndim else held).to(z)
-        return bound.clamp(min=0) if self.relu else bound
+        return ~(z <= (bound.clamp(min=0) if self.relu else bound))
 
 
 @dataclass(frozen=True, eq=False)
-class Gated:
+class Gated(Alone):
     """A feature is on where its gate is above zero, and then as large as its magnitude says.
 
     The pre-activation is ``z = h W_enc`` without a bias: the gate is ``z + b_gate``, the magnitude
@@ -82,14 +94,46 @@ class Gated:
     b_mag: Float[Tensor, "feature"]
     r_mag: Float[Tensor, "feature"]
 
-    def __call__(self, z: Float[Tensor, "tokens part"], part: slice = ALL) -> Float[Tensor, "tokens part"]:
-        """Each feature alone."""
-        b_gate, b_mag, r_mag = (held[part].to(z) for held in (self.b_gate, self.b_mag, self.r_mag))
-        return torch.where(z + b_gate > 0, torch.relu(z * r_mag.exp() + b_mag), 0)
+    def on(self, z: Float[Tensor, "tokens part"], part: slice) -> Bool[Tensor, "tokens part"]:
+        """Gate and magnitude above zero."""
+        return ~(z + self.b_gate[part].to(z) <= 0) & ~(self.value(z, part) <= 0)
+
+    def value(self, z: Float[Tensor, "..."], at: slice | Int[Tensor, "active"]) -> Float[Tensor, "..."]:
+        """The magnitude."""
+        return z * self.r_mag[at].to(z).exp() + self.b_mag[at].to(z)
+
+
+class Best(Activation):
+    """Features compete: of each token ``k`` are kept.
+
+    What a part of the features offers is put together with what others offered, and the best of both are kept.
+    """
+
+    k: int
+    last: ClassVar[float] = -torch.inf
+    """A value that ranks behind all others."""
+
+    def __call__(self, z: Float[Tensor, "tokens feature"]) -> Float[Tensor, "tokens feature"]:
+        """The features of tokens, zero where they are not chosen."""
+        values, index = self.offered(z)
+        return torch.zeros_like(z).scatter(-1, index, self.finished(values))
+
+    def rank(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What they are judged by."""
+        return z
+
+    def finished(self, values: Float[Tensor, "tokens k"]) -> Float[Tensor, "tokens k"]:
+        """The values of those that were chosen."""
+        return values
+
+    def offered(self, z: Float[Tensor, "tokens part"]) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+        """The best of a part, and where in it they are."""
+        index = self.rank(z).topk(min(self.k, z.shape[-1]), dim=-1).indices
+        return z.gather(-1, index), index
 
 
 @dataclass(frozen=True, eq=False)
-class TopK:
+class TopK(Best):
     """The ``k`` largest of each token; those of them below zero become zero, unless ``relu=False``.
 
     It makes no difference whether the zeroing comes before or behind the choice.
@@ -99,34 +143,25 @@ class TopK:
     k: int
     relu: bool = True
 
-    def __call__(self, z: Float[Tensor, "tokens part"], part: slice = ALL) -> Float[Tensor, "tokens part"]:
-        """All features at once."""
-        return spread(z, *self.best(z))
-
-    def best(self, z: Float[Tensor, "tokens part"]) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
-        """The largest of some features, and which they are."""
-        values, index = z.topk(min(self.k, z.shape[-1]), dim=-1)
-        return (torch.relu(values) if self.relu else values), index
+    def finished(self, values: Float[Tensor, "tokens k"]) -> Float[Tensor, "tokens k"]:
+        """Zero where they are below."""
+        return torch.relu(values) if self.relu else values
 
 
 @dataclass(frozen=True, eq=False)
-class AbsTopK:
+class AbsTopK(Best):
     """The ``k`` of each token that are farthest from zero, with their signs. Source: SAELens 6.54, ``abstopk``."""
 
     k: int
+    last: ClassVar[float] = 0.0
 
-    def __call__(self, z: Float[Tensor, "tokens part"], part: slice = ALL) -> Float[Tensor, "tokens part"]:
-        """All features at once."""
-        return spread(z, *self.best(z))
-
-    def best(self, z: Float[Tensor, "tokens part"]) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
-        """Those farthest from zero, and which they are."""
-        index = z.abs().topk(min(self.k, z.shape[-1]), dim=-1).indices
-        return z.gather(-1, index), index
+    def rank(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The distance from zero."""
+        return z.abs()
 
 
 @dataclass(frozen=True, eq=False)
-class GroupMax:
+class GroupMax(Activation):
     """The features lie in ``k`` groups, side by side; the largest of each group is kept, if it is above zero.
 
     Source: EleutherAI sparsify 1.3, ``activation="groupmax"``.
@@ -134,17 +169,10 @@ class GroupMax:
 
     k: int
 
-    def __call__(self, z: Float[Tensor, "tokens part"], part: slice = ALL) -> Float[Tensor, "tokens part"]:
-        """All features at once."""
+    def __call__(self, z: Float[Tensor, "tokens feature"]) -> Float[Tensor, "tokens feature"]:
+        """The features of tokens, zero where they are not chosen."""
         if z.shape[-1] % self.k:
             raise BadConfig(f"{z.shape[-1]} features do not fall into {self.k} groups of one size.", k=self.k)
-        values, within = torch.relu(z).reshape(len(z), self.k, -1).max(-1)
+        values, within = z.reshape(len(z), self.k, -1).max(-1)
         first = torch.arange(self.k, device=z.device) * (z.shape[-1] // self.k)
-        return spread(z, values, first + within)
-
-
-def spread(
-    z: Float[Tensor, "tokens part"], values: Float[Tensor, "tokens k"], index: Int[Tensor, "tokens k"]
-) -> Float[Tensor, "tokens part"]:
-    """The chosen values at their features, zeros elsewhere."""
-    return torch.zeros_like(z).scatter(-1, index, values)
+        return torch.zeros_like(z).scatter(-1, first + within, torch.relu(values))

@@ -1,42 +1,169 @@
-"""From rows of activations to features, a part of the tokens and of the features at a time."""
+"""From rows of activations to features, a part of the tokens and of the features at a time.
+
+What is held at a time stays in the processor's caches, so that finding the active features costs less than writing all
+pre-activations to memory would.
+"""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_dictionaries.activations import ALL, Activation
+from mi_dictionaries.activations import Activation, Alone, Best
 
-__all__ = ["active", "dense_features", "pre_activations"]
+__all__ = ["Encoder"]
 
-Weight: TypeAlias = Float[Tensor, "d feature"]
-PerFeature: TypeAlias = Tensor | None
+TOKENS = 512
+FEATURES = 4096
+"""How many tokens and features are looked at at a time."""
 
 
-def active(
-    h: Float[Tensor, "tokens d"], W: Weight, b: PerFeature, scale: PerFeature, activation: Activation
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """``activation((h W + b) scale)``, in the finer type of activations and weights.
+
+    ``W`` may be a view of a mapped file in any layout: it is read, and brought to that type, a part at a time.
+    """
+
+    W: Float[Tensor, "d feature"]
+    b: Float[Tensor, "feature"] | None
+    scale: Float[Tensor, "feature"] | None
+    activation: Activation
+
+    @property
+    def n_features(self) -> int:
+        """How many features there are."""
+        return self.W.shape[1]
+
+    def pre(self, h: Float[Tensor, "tokens d"], part: slice = slice(None)) -> Float[Tensor, "tokens part"]:
+        """``h W + b`` of some features."""
+        return self._pre(h.to(self._dtype(h)), self.W[:, part].to(self._dtype(h)), part)
+
+    def scaled(self, z: Float[Tensor, "tokens part"], part: slice = slice(None)) -> Float[Tensor, "tokens part"]:
+        """What the activation receives."""
+        return z if self.scale is None else z * self.scale[part].to(z.dtype)
+
+    def dense(self, h: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens feature"]:
+        """Every feature of every token."""
+        if self._learns(h):
+            return self.activation(self.scaled(self.pre(h)))
+        dtype = self._dtype(h)
+        out = torch.empty(len(h), self.n_features, dtype=dtype, device=h.device)
+        if isinstance(self.activation, Alone):
+            for part, rows, z in self._tiles(h):
+                out[rows, part] = torch.where(self.activation.on(z, part), self.activation.value(z, part), 0)
+            return out
+        for rows in spans(len(h), max(1, TOKENS * FEATURES // self.n_features)):
+            out[rows] = self.activation(self.scaled(self.pre(h[rows])))
+        return out
+
+    def active(
+        self, h: Float[Tensor, "tokens d"]
+    ) -> tuple[Int[Tensor, "active"], Int[Tensor, "active"], Float[Tensor, "active"]]:
+        """Token, feature and value of what is active, in the order of tokens, then features."""
+        if isinstance(self.activation, Alone):
+            return in_order(*self._judged_alone(h, self.activation))
+        if isinstance(self.activation, Best):
+            return self._best(h, self.activation)
+        size = max(1, TOKENS * FEATURES // self.n_features)
+        found = [kept(self.activation(self.scaled(self.pre(h[rows]))), rows.start) for rows in spans(len(h), size)]
+        return joined(found, h)
+
+    def _judged_alone(self, h: Tensor, activation: Alone) -> tuple[Tensor, Tensor, Tensor]:
+        found = []
+        for part, rows, z in self._tiles(h):
+            token, index = activation.on(z.detach(), part).nonzero(as_tuple=True)
+            values = z[token, index]
+            index = index + part.start
+            found.append((token + rows.start, index, activation.value(values, index)))
+        return joined(found, h)
+
+    def _best(self, h: Tensor, activation: Best) -> tuple[Tensor, Tensor, Tensor]:
+        # the best so far of each token, by blocks of tokens
+        best: dict[int, tuple[Tensor, Tensor]] = {}
+        for part, rows, z in self._tiles(h):
+            if rows.start not in best:
+                best[rows.start] = activation.offered(z)
+                continue
+            values, index = best[rows.start]
+            more, where = z, torch.arange(part.start, part.stop, device=z.device).expand(z.shape)
+            if values.shape[1] == activation.k:
+                # only what beats the worst that is kept can be among the best
+                more, where = packed(z, activation, activation.rank(values.detach()).amin(-1, keepdim=True), part.start)
+            if more.shape[1]:
+                values, index = torch.cat([values, more], dim=1), torch.cat([index, where], dim=1)
+                values, place = activation.offered(values)
+                best[rows.start] = values, index.gather(1, place)
+        found = []
+        for first, (values, index) in best.items():
+            index, order = index.sort(dim=1)
+            chosen = activation.finished(values.gather(1, order))
+            token, place = (chosen.detach() != 0).nonzero(as_tuple=True)
+            found.append((token + first, index[token, place], chosen[token, place]))
+        return joined(found, h)
+
+    def _tiles(self, h: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+        dtype = self._dtype(h)
+        h = h.to(dtype)
+        for part in spans(self.n_features, FEATURES):
+            weight = self.W[:, part].to(dtype)
+            for rows in spans(len(h), TOKENS):
+                yield part, rows, self.scaled(self._pre(h[rows], weight, part), part)
+
+    def _pre(self, h: Tensor, weight: Tensor, part: slice) -> Tensor:
+        return h @ weight if self.b is None else torch.addmm(self.b[part].to(h.dtype), h, weight)
+
+    def _learns(self, h: Tensor) -> bool:
+        held = (h, self.W, self.b, self.scale, *vars(self.activation).values())
+        return torch.is_grad_enabled() and any(isinstance(each, Tensor) and each.requires_grad for each in held)
+
+    def _dtype(self, h: Tensor) -> torch.dtype:
+        return torch.promote_types(h.dtype, self.W.dtype)
+
+
+def spans(size: int, step: int) -> list[slice]:
+    """Parts of a size, side by side."""
+    return [slice(first, min(first + step, size)) for first in range(0, size, step)]
+
+
+def packed(
+    z: Float[Tensor, "tokens part"], activation: Best, bar: Float[Tensor, "tokens 1"], start: int
+) -> tuple[Float[Tensor, "tokens most"], Int[Tensor, "tokens most"]]:
+    """What ranks above each token's bar, side by side; shorter rows are filled with what ranks last."""
+    token, index = (activation.rank(z.detach()) > bar).nonzero(as_tuple=True)
+    counts = torch.bincount(token, minlength=len(z))
+    most = int(counts.max()) if len(counts) else 0
+    place = torch.arange(len(token), device=z.device) - (counts.cumsum(0) - counts)[token]
+    values = z.new_full((len(z), most), activation.last).index_put((token, place), z[token, index])
+    where = torch.zeros(len(z), most, dtype=torch.long, device=z.device).index_put((token, place), index + start)
+    return values, where
+
+
+def kept(values: Float[Tensor, "tokens feature"], first: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What is active of dense features, with tokens counted from ``first``."""
+    token, index = (values.detach() != 0).nonzero(as_tuple=True)
+    return token + first, index, values[token, index]
+
+
+def joined(found: list[tuple[Tensor, Tensor, Tensor]], h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Parts as one."""
+    if not found:
+        none = torch.zeros(0, dtype=torch.long, device=h.device)
+        return none, none, h.new_zeros(0)
+    token, index, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return token, index, values
+
+
+def in_order(
+    token: Int[Tensor, "active"], index: Int[Tensor, "active"], values: Float[Tensor, "active"]
 ) -> tuple[Int[Tensor, "active"], Int[Tensor, "active"], Float[Tensor, "active"]]:
-    """Token, feature and value of what is active, in the order of tokens, then features."""
-    dense = dense_features(h, W, b, scale, activation)
-    token, index = dense.detach().nonzero(as_tuple=True)
-    return token, index, dense[token, index]
-
-
-def dense_features(
-    h: Float[Tensor, "tokens d"], W: Weight, b: PerFeature, scale: PerFeature, activation: Activation
-) -> Float[Tensor, "tokens feature"]:
-    """Every feature of every token."""
-    return activation(pre_activations(h, W, b, scale))
-
-
-def pre_activations(
-    h: Float[Tensor, "tokens d"], W: Weight, b: PerFeature, scale: PerFeature, part: slice = ALL
-) -> Float[Tensor, "tokens part"]:
-    """``(h W + b) scale`` of some features, in the finer type of activations and weights."""
-    dtype = torch.promote_types(h.dtype, W.dtype)
-    h, weight = h.to(dtype), W[:, part].to(dtype)
-    z = h @ weight if b is None else torch.addmm(b[part].to(dtype), h, weight)
-    return z if scale is None else z * scale[part].to(dtype)
+    """By tokens; the features of each are in order already."""
+    ordered: Bool[Tensor, ""] = (token[1:] >= token[:-1]).all()
+    if ordered:
+        return token, index, values
+    token, order = token.sort(stable=True)
+    return token, index[order], values[order]

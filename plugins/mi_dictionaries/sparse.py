@@ -13,7 +13,7 @@ from torch import Tensor
 from mi_core.errors import BadConfig
 from mi_dictionaries.activations import Activation, ReLU
 from mi_dictionaries.decoding import decoded
-from mi_dictionaries.encoding import active, dense_features, pre_activations
+from mi_dictionaries.encoding import Encoder
 from mi_dictionaries.features import Features
 from mi_dictionaries.framing import Framed
 from mi_dictionaries.rows import Rows, Stacked, rows_of
@@ -83,31 +83,29 @@ class SparseDictionary(Framed):
         return self.W_enc.shape[-1]
 
     @cached_property
-    def flat_encoder(self) -> Float[Tensor, "d feature"]:
-        """The encoder with its reads side by side."""
-        return self.W_enc.reshape(-1, self.d_sae)
+    def encoder(self) -> Encoder:
+        """The encoder, with its reads side by side."""
+        return Encoder(self.W_enc.reshape(-1, self.d_sae), self.b_enc, self.pre_scale, self.activation)
 
     def encode(self, x: Float[Tensor, "..."], *, sparse: bool = False) -> Features:
         """The features of activations as they are at its reads; sparse: no dense row of all features is ever made."""
         entered = self.enter(x)
-        of = (entered.h, self.flat_encoder, self.b_enc, self.pre_scale, self.activation)
         if sparse:
-            token, index, values = active(*of)
+            token, index, values = self.encoder.active(entered.h)
             return Features(entered.shape, self.d_sae, values, token, index, entered.state, entered.heads)
-        values = dense_features(*of).reshape(*entered.shape, self.d_sae)
+        values = self.encoder.dense(entered.h).reshape(*entered.shape, self.d_sae)
         return Features(entered.shape, self.d_sae, values, state=entered.state, heads=entered.heads)
 
     def pre_activations(self, x: Float[Tensor, "..."]) -> Features:
         """What the activation function receives, before features are chosen; of every feature."""
         entered = self.enter(x)
-        z = pre_activations(entered.h, self.flat_encoder, self.b_enc, None).reshape(*entered.shape, self.d_sae)
+        z = self.encoder.pre(entered.h).reshape(*entered.shape, self.d_sae)
         return Features(entered.shape, self.d_sae, z, state=entered.state, heads=entered.heads)
 
     def activate(self, pre: Features) -> Features:
         """The features that pre-activations stand for."""
         z = pre.dense()
-        scaled = z if self.pre_scale is None else z * self.pre_scale.to(z.dtype)
-        flat = scaled.reshape(pre.n_tokens, self.d_sae)
+        flat = self.encoder.scaled(z.reshape(pre.n_tokens, self.d_sae))
         return pre.with_dense(self.activation(flat).reshape(z.shape))
 
     def decode(self, features: Any) -> Float[Tensor, "..."]:
@@ -140,7 +138,7 @@ class SparseDictionary(Framed):
 
     def encoder_rows(self, indices: Int[Tensor, "n"]) -> Float[Tensor, "n *shape_in"]:
         """The directions in which some features read."""
-        return rows_of(self.flat_encoder.T, indices).reshape(-1, *self.shape_in)
+        return rows_of(self.encoder.W.T, indices).reshape(-1, *self.shape_in)
 
     def decoder_rows(self, indices: Int[Tensor, "n"]) -> Float[Tensor, "n *shape_out"]:
         """The directions in which some features write, scaled as their values are on the way into the decoder."""
