@@ -145,7 +145,7 @@ def test_a_crosscoder_sums_over_its_reads_and_writes_to_each(seed: int) -> None:
     assert coder.encoder_rows(torch.tensor([2])).shape == (1, 3, D)
     torch.testing.assert_close(coder.encoder_rows(torch.tensor([2]))[0], enc[:, :, 2])
     apart = md.SparseDictionary(
-        reads=tuple("abc"), writes=tuple("de"), W_enc=W_enc, W_dec=md.Stacked(tuple(dec.unbind(1))), b_dec=b_dec
+        reads=tuple("abc"), writes=tuple("de"), W_enc=enc, W_dec=md.Stacked(tuple(dec.unbind(1))), b_dec=b_dec
     )
     torch.testing.assert_close(apart.forward(x), coder.forward(x))
     torch.testing.assert_close(apart.decode(apart.encode(x)), coder.forward(x))
