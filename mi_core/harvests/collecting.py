@@ -16,6 +16,7 @@ from mi_core.harvests.windows import Window
 from mi_core.model import Model
 from mi_core.placing import Placement
 from mi_core.plans import Plan
+from mi_core.selectors import Selector
 from mi_core.spec import HookSpec
 
 __all__ = ["Collector"]
@@ -28,6 +29,8 @@ class Collector:
     model: Model
     spec: HookSpec
     batch_tokens: int
+    pos: Selector | None = None
+    """Which positions the spec keeps."""
     without: int | None = None
     """A token that is left out where a window begins with it."""
     dtype: str | None = None
@@ -39,9 +42,9 @@ class Collector:
         ``tick`` is told, after each run, how many tokens it had.
         """
         lengths = torch.tensor([len(window.ids) for window in windows])
-        chunks = [
-            self.chunk(rows, [windows[row] for row in rows.tolist()]) for rows in row_chunks(lengths, self.batch_tokens)
-        ]
+        reached = torch.tensor([row for row, window in enumerate(windows) if reaches(self.pos, len(window.ids))])
+        batches = [reached[rows] for rows in row_chunks(lengths[reached], self.batch_tokens)] if len(reached) else []
+        chunks = [self.chunk(rows, [windows[row] for row in rows.tolist()]) for rows in batches]
         counts = torch.zeros(len(windows), dtype=torch.long)
         for chunk in chunks:
             counts[chunk.rows] = chunk.wanted.sum(1)
@@ -94,6 +97,15 @@ class Chunk:
     """The positions that are captured."""
     wanted: Bool[Tensor, "row n"]
     """Which of these are kept."""
+
+
+def reaches(pos: Selector | None, length: int) -> bool:
+    """Whether a selector may keep something of so many tokens; a slice of what lies behind them does not.
+
+    >>> reaches(slice(5, None), 5), reaches(slice(5, None), 6)
+    (False, True)
+    """
+    return not isinstance(pos, slice) or bool(range(length)[pos])
 
 
 def every_dim(captured: Captured) -> Tensor:

@@ -48,9 +48,9 @@ class Folder:
             HarvestMismatch: it is that of another one; the message says what differs.
         """
         if (self.path / INDEX).exists():
-            before = read_index(self.path)["settings"]
-            if before != self.settings:
-                raise differing(self.path, before, self.settings)
+            before = read_index(self.path)
+            if before["settings"] != self.settings:
+                raise differing(self, before)
         else:
             self.write({"complete": False})
         for left in self.path.glob(".*.part"):  # by a process that was killed
@@ -115,12 +115,22 @@ def read_index(folder: Path) -> dict[str, Any]:
     return data
 
 
-def differing(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> HarvestMismatch:
+def differing(now: Folder, before: Mapping[str, Any]) -> HarvestMismatch:
     """The error of a folder that another harvest has, with what differs."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    said = "; ".join(f"{name}: {before.get(name)!r} there, {now.get(name)!r} here" for name in names)
+    there, here = before["settings"], now.settings
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    # a spec is compared by its hash, and shown as it would be written
+    values = {name: (there.get(name), here.get(name)) for name in names}
+    values |= {"spec": (before["asked"], now.about["asked"])} if "spec" in names else {}
+    said = "; ".join(f"{name}: {brief(old)} there, {brief(new)} here" for name, (old, new) in values.items())
     return HarvestMismatch(
-        f"{str(folder)!r} holds a harvest that differs in {said}. Harvest into another folder, or with the same.",
-        folder=folder,
+        f"{str(now.path)!r} holds a harvest that differs in {said}. Harvest into another folder, or with the same.",
+        folder=now.path,
         differs=tuple(names),
     )
+
+
+def brief(value: Any) -> str:
+    """A value in a message."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 90 else f"{text[:87]}..."

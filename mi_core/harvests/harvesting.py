@@ -126,8 +126,9 @@ def harvest(
 
 def carry_out(asked: Asked, corpus: Corpus, folder: Folder, together: Ranks, bar: ProgressBar) -> tuple[int, Cursor]:
     """Make the shards that are missing and are this process's; how many there are in all, and where they end."""
-    collector = Collector(asked.model, asked.spec, asked.batch_tokens, asked.bos, asked.dtype)
-    cutter = Cutter(corpus, lambda document: encoded(asked.model, document), asked.cutting)
+    how = asked.cutting
+    collector = Collector(asked.model, asked.spec, asked.batch_tokens, how.pos, asked.bos, asked.dtype)
+    cutter = Cutter(corpus, lambda document: encoded(asked.model, document), how)
     there = folder.there()
     together.wait()  # nobody writes before everybody has seen what is there
     missing = Missing(cutter, there, folder.shards)
@@ -168,8 +169,8 @@ class Missing:
             else:
                 yield number, before, cut
             self.shards += 1
-        if self.cutter.cursor.documents == 0:
-            raise EmptyInput(f"{self.cutter.name} has no document, so there is nothing to harvest.")
+        if self.shards == 0:
+            raise EmptyInput(f"{self.cutter.name} has no document with a token, so there is nothing to harvest.")
         if self.there and max(self.there) >= self.shards:
             raise self._other("has fewer documents than those")
 

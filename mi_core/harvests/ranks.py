@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mi_core.errors import HarvestError
+
 __all__ = ["Ranks", "ranks"]
 
 
@@ -17,6 +19,8 @@ class Ranks:
     count: int = 1
     wait: Callable[[], object] = lambda: None
     """Wait until all of them are here."""
+    device: str = "auto"
+    """Where this process should have its model."""
 
     @property
     def first(self) -> bool:
@@ -25,10 +29,22 @@ class Ranks:
 
 
 def ranks() -> Ranks:
-    """The processes of ``accelerate launch`` or ``torchrun``; one, where nobody launched more."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    """The processes of ``accelerate launch`` or ``torchrun``; one, where nobody launched more.
+
+    Raises:
+        HarvestError: accelerate does not see the processes that were launched.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched < 2:
         return Ranks()
+    import torch
     from accelerate import PartialState  # type: ignore[import-untyped]
 
-    state = PartialState()
-    return Ranks(state.process_index, state.num_processes, state.wait_for_everyone)
+    # left to itself, it takes processes without a GPU for processes that were not launched together
+    state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true" or not torch.accelerator.is_available())
+    if state.num_processes != launched:
+        raise HarvestError(
+            f"{launched} processes were launched, and accelerate knows of {state.num_processes}: it was used before in "
+            "another way. Call mi.harvest before anything else makes accelerate's state."
+        )
+    return Ranks(state.process_index, state.num_processes, state.wait_for_everyone, str(state.device))

@@ -156,7 +156,7 @@ def rows_of(model: Model, spec: HookSpec) -> tuple[Mapping[str, BoundCapture], S
         refuse_without_rows(name, bound)
     if any(edit.intervention.needs_all_rows for edit in edits):
         raise SpecError("a mean over the rows of a run depends on how documents are batched: give it a source=.")
-    return binding.after, positions[0]
+    return {name: binding.after[name] for name in binding.points.in_order(binding.after)}, positions[0]
 
 
 def refuse_without_rows(name: str, bound: BoundCapture) -> None:

@@ -205,8 +205,8 @@ def test_two_harvests_do_not_share_a_folder_at_one_time(tmp_path) -> None:
     ("change", "said"),
     [
         ({"context": 12}, "context: 16 there, 12 here"),
-        ({"dtype": "bfloat16"}, "dtype: None there, 'bfloat16' here"),
-        ({"pos": -1}, "spec: "),
+        ({"dtype": "bfloat16"}, "dtype: None there, bfloat16 here"),
+        ({"pos": -1}, r"spec: capture\('blocks.1.hook_resid_post'\) there, .*at\(pos=-1\) here"),
         ({"spec": mi.intervene("blocks.0.hook_mlp_out", mi.Zero())}, "spec: "),
         ({"batch_tokens": 50, "overlap": 2}, "overlap: 0 there, 2 here"),
     ],
@@ -280,7 +280,8 @@ def test_what_cannot_be_harvested_is_refused_and_no_folder_made(tmp_path, points
 @pytest.mark.parametrize(
     ("data", "kind", "said"),
     [
-        ([], errors.EmptyInput, "no document"),
+        ([], errors.EmptyInput, "no document with a token"),
+        ([[], []], errors.EmptyInput, "no document with a token"),
         ([[1, 2], [1, 61]], errors.TokenOutOfRange, "document 1 holds token 61"),
         ([[1, 2], "text"], errors.NoTokenizer, "tokenizer"),
         ([list(range(20))], errors.InputError, "document 0 has 20 tokens"),
@@ -292,11 +293,18 @@ def test_documents_that_the_model_cannot_take_are_named(tmp_path, data, kind, sa
 
 
 @pytest.mark.parametrize(
-    ("pos", "kept"), [(-1, [5, 1]), (slice(1, 3), [1, 2, 1]), ([0, -1], [0, 5, 0, 1]), (mi.PROMPT.first, [0, 0])]
+    ("pos", "kept"),
+    [
+        (-1, [5, 1]),
+        (slice(1, 3), [1, 2, 1]),
+        (slice(2, None), [2, 3, 4, 5]),
+        ([0, -1], [0, 5, 0, 1]),
+        (mi.PROMPT.first, [0, 0]),
+    ],
 )
 def test_positions_are_kept_as_captures_select_them(tmp_path, pos, kept) -> None:
     data, model = [[1, 2, 3, 4, 5, 6], [7, 8]], small(seed=6)
-    made = mi.harvest(model, data, RESID, tmp_path, pos=pos)
+    made = mi.harvest(model, data, RESID, tmp_path, pos=pos, batch_tokens=6)
     assert made.positions.tolist() == kept
     runs = [model.run([row], mi.capture(RESID))[RESID][0] for row in data]
     wanted = [runs[document][position] for document, position in zip(made.documents, made.positions, strict=True)]
