@@ -37,16 +37,17 @@ class SparseDictionary(Framed):
     [[1.0, 0.0, 3.0]]
     """
 
+    # "_" and "...": whether shapes fit each other is checked, and said, below
     W_enc: Float[Tensor, "*shape_in feature"]
-    b_enc: Float[Tensor, "feature"] | None = None
-    W_dec: Float[Tensor, "feature *shape_out"] | Stacked
-    b_dec: Float[Tensor, "*shape_out"] | None = None
+    b_enc: Float[Tensor, "_"] | None = None
+    W_dec: Float[Tensor, "_ ..."] | Stacked
+    b_dec: Float[Tensor, "..."] | None = None
     W_skip: Float[Tensor, "d_out d_in"] | None = None
     """Applied to the activations as they come, and added at the first write."""
     activation: Activation = field(default_factory=ReLU)
-    pre_scale: Float[Tensor, "feature"] | None = None
+    pre_scale: Float[Tensor, "_"] | None = None
     """What pre-activations are multiplied by before features are chosen."""
-    feature_scale: Float[Tensor, "feature"] | None = None
+    feature_scale: Float[Tensor, "_"] | None = None
     """What features are multiplied by on their way into the decoder: a finetuned scale, or one over those norms."""
 
     def __post_init__(self) -> None:
