@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,17 +52,41 @@ def read_numbers(inputs: Any, width: int, *, attention_mask: Any = None, positio
     """
     values = numbers_of(inputs, width)
     batch, columns, _ = values.shape
+    if attention_mask is None and position_ids is None:
+        return Prompts(values, None, None, rows_of(values, [columns] * batch))
     count = torch.arange(columns).expand(batch, columns)
     read = read_prompts(count, None, d_vocab=columns, attention_mask=attention_mask, position_ids=position_ids)
-    real = torch.ones_like(count, dtype=torch.bool) if read.mask is None else read.mask
-    rows = tuple(number_row(row[kept]) for row, kept in zip(values, real, strict=True))
-    return Prompts(values.masked_fill(~real[..., None], 0), read.mask, read.position_ids, rows)
+    if read.mask is None:
+        return Prompts(values, None, read.position_ids, rows_of(values, [columns] * batch))
+    rows = rows_of(values[read.mask], read.mask.sum(1).tolist())
+    return Prompts(values.masked_fill(~read.mask[..., None], 0), read.mask, read.position_ids, rows)
 
 
-def number_row(values: Float[Tensor, "pos width"]) -> RowText:
-    """A row whose tokens count its positions, and are called what the numbers there are."""
-    names = (" ".join(f"{value:.4g}" for value in position) for position in values.tolist())
-    return RowText(tuple(range(len(values))), names=tuple(names))
+@dataclass(frozen=True)
+class NumberRow(RowText):
+    """A row of numbers: its ids count its positions, its tokens are what the numbers there are."""
+
+    numbers: tuple[tuple[float, ...], ...] = ()
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The numbers at each position, as text."""
+        return [" ".join(f"{value:.4g}" for value in position) for position in self.numbers]
+
+    def to_json(self) -> dict[str, Any]:
+        """Positions, and what they are called."""
+        return {"ids": list(self.ids), "tokens": self.tokens}
+
+
+def rows_of(values: Float[Tensor, "*positions width"], lengths: list[int]) -> tuple[RowText, ...]:
+    """The rows of numbers that lie one behind the other."""
+    positions = [tuple(numbers) for numbers in values.flatten(0, -2).tolist()]
+    counted = {length: tuple(range(length)) for length in set(lengths)}
+    stops = itertools.accumulate(lengths)
+    return tuple(
+        NumberRow(counted[length], numbers=tuple(positions[stop - length : stop]))
+        for stop, length in zip(stops, lengths, strict=True)
+    )
 
 
 def numbers_of(inputs: Any, width: int) -> Float[Tensor, "batch pos width"]:
