@@ -70,8 +70,8 @@ class Harvest(Mapping[str, "HarvestedPoint"]):
         self.folder = Path(folder)
         self.tokenizer = tokenizer
         self.index = read_index(self.folder)
-        listed = [(self.folder / shard["file"], shard["rows"]) for shard in self.index.get("shards", ())]
-        self._files = listed if self.complete else [(s.path, s.rows) for s in unlisted(self.folder)]
+        self._lost: dict[str, CorruptShard] = {}
+        self._files = self._listed()
         self._opened: dict[int, Shard] = {}
 
     def __repr__(self) -> str:
@@ -80,6 +80,18 @@ class Harvest(Mapping[str, "HarvestedPoint"]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": {}}  # a worker maps the files itself
+
+    def _listed(self) -> list[tuple[Path, int]]:
+        """The shards that the index lists, or those that are there; and how many rows each has."""
+        if self.complete:
+            return [(self.folder / shard["file"], shard["rows"]) for shard in self.index["shards"]]
+        found = []
+        for _, path in numbered(self.folder):
+            try:
+                found.append((path, Shard.open(path).rows))
+            except CorruptShard as error:
+                self._lost[path.name] = error
+        return found
 
     @property
     def complete(self) -> bool:
@@ -198,7 +210,7 @@ class Harvest(Mapping[str, "HarvestedPoint"]):
 
     def problems(self, *, thorough: bool = False) -> dict[str, CorruptShard]:
         """The shards that cannot be read, by file; ``thorough`` reads every byte and compares checksums."""
-        found = {}
+        found = dict(self._lost)
         for number, (path, _) in enumerate(self._files):
             try:
                 shard = self.shard(number)
@@ -257,12 +269,6 @@ class Harvest(Mapping[str, "HarvestedPoint"]):
         return tuple(self[point].name for point in chosen)
 
 
-def unlisted(folder: Path) -> Iterator[Shard]:
-    """The whole shards of a harvest that is not finished."""
-    for _, path in numbered(folder):
-        yield Shard.open(path)
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class HarvestedPoint:
     """The activations of one point ``[row ...]``, read as they are asked for."""
@@ -301,9 +307,16 @@ class HarvestedPoint:
             number, local = self.harvest.place_of(rows)
             return self.harvest.shard(number)[self.name][local]
         if isinstance(rows, slice):
-            return self.take(torch.arange(*rows.indices(len(self))))
+            counted = range(len(self))[rows]
+            return self.take(torch.arange(len(counted)) * counted.step + counted.start)
         rows = torch.as_tensor(rows)
-        return self.take(rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows)
+        if rows.dtype != torch.bool:
+            return self.take(rows)
+        if len(rows) != len(self):
+            raise SelectorError(
+                f"the mask has {len(rows)} entries, {self.name!r} has {len(self)} rows.", point=self.name
+            )
+        return self.take(rows.nonzero()[:, 0])
 
     def take(self, rows: Int[Tensor, "row"]) -> Tensor:
         """Some rows by their numbers, in that order."""

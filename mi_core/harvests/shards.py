@@ -89,7 +89,11 @@ class Shard:
             end, sums = Cursor(**said["end"]), said["checksums"]
             return cls(path, said["number"], said["harvest"], end, said["rows"], sums, tensors)
         except (CorruptCheckpoint, SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise CorruptShard(f"the shard {str(path)!r} cannot be read: {error}", path=path) from error
+            raise CorruptShard(
+                f"the shard {str(path)!r} cannot be read: {error} Read the rest with Harvest.sound(), or harvest "
+                "again in the same way, which makes it anew.",
+                path=path,
+            ) from error
 
     @property
     def points(self) -> list[str]:
