@@ -68,7 +68,7 @@ def shapes(group: Mapping[str, Weight], values: Mapping[str, Tensor]) -> Iterato
     """The shapes that the checkpoint tensors may have, all of them the same one.
 
     They hold all numbers of the group, along the axes of the first parameter, one of them longer, in any order; an axis
-    in front may tell some of the parameters apart.
+    in front may tell some of the parameters apart, or one of the axes (heads of so many dims) may be two.
     """
     names = {name for weight in group.values() for name in weight.names}
     first, weight = next(iter(group.items()))
@@ -77,8 +77,14 @@ def shapes(group: Mapping[str, Weight], values: Mapping[str, Tensor]) -> Iterato
     if len(weight.names) > 1 and axes[0] == len(weight.names):
         axes = axes[1:]
     apart = [[count, *axes] for count in range(2, len(group) + 1) if len(group) % count == 0]
+    split = [
+        [*axes[:axis], count, axes[axis] // count, *axes[axis + 1 :]]
+        for axis in range(len(axes))
+        for count in range(2, axes[axis])
+        if axes[axis] % count == 0
+    ]
     tried: set[tuple[int, ...]] = set()
-    for base in (axes, [math.prod(axes[:-1]), *axes[-1:]], [1, *axes], *apart):
+    for base in (axes, [math.prod(axes[:-1]), *axes[-1:]], [1, *axes], *apart, *split):
         for axis in range(len(base)):
             others = math.prod(base[:axis] + base[axis + 1 :])
             if rest or not others or size % others:

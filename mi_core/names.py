@@ -22,6 +22,8 @@ __all__ = ["Point", "Points"]
 
 MIXERS = {"mixer": ("attn", "rwkv"), "rwkv": ("mixer",), "attn": ("mixer",)}
 """What a word for the mixer may be called in a site's name."""
+OF_CHANNELS = ("hook_resid_mid", "hook_mlp", "mlp.", "ln2")
+"""How the names of sites begin that a channel part brings with it."""
 BRACES = re.compile(r"^\{(.+)\}$")
 RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
 
@@ -222,6 +224,10 @@ class Points:
         site = ".".join(parts[2:])
         if site.endswith("resid_mid") and self._has_parallel():
             return "Its attention and MLP run in parallel, so there is no stream between them."
+        here = {each.name for each in self.sites}
+        alone = "hook_attn_out" in here and not any(name.startswith(OF_CHANNELS) for name in here)
+        if alone and site.startswith(OF_CHANNELS):
+            return "Its layers are attention alone: they have no MLP, and no stream before one."
         if site in STANDARD:
             return f"{site!r} is {STANDARD[site].meaning}; this architecture (or this layer) does not have it."
         return ""

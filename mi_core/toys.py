@@ -16,10 +16,10 @@ SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "d_model": ("hidden_size", "n_embd", "d_model"),
     "n_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
     "n_kv_heads": ("num_key_value_heads",),
-    "d_head": ("head_dim",),
-    "d_mlp": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
-    "d_vocab": ("vocab_size",),
-    "n_ctx": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+    "d_head": ("head_dim", "d_head"),
+    "d_mlp": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_mlp"),
+    "d_vocab": ("vocab_size", "d_vocab"),
+    "n_ctx": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"),
     "n_experts": ("num_local_experts", "num_experts", "n_routed_experts"),
 }
 """The config keys that say each size, in one family or another."""

@@ -1,5 +1,7 @@
 """Writes tests/data/transformer_lens.safetensors: what TransformerLens computes on two tiny models.
 
+Beside it hooked_transformer.safetensors: the state dicts of toy models of its own making, and what they compute.
+
 Run it where TransformerLens 3.9 is installed: ``python tests/record_transformer_lens.py``. The weights are written
 beside the activations, under the names that both libraries give them, so that nothing depends on how they were drawn.
 """
@@ -68,6 +70,35 @@ OURS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
+OWN_TARGET = TARGET.with_name("hooked_transformer.safetensors")
+OWN: dict[str, dict[str, Any]] = {
+    "attention alone": {"attn_only": True},
+    "attention alone, no norm": {"attn_only": True, "normalization_type": None, "positional_embedding_type": "alibi"},
+    "norms without gains, in parallel": {
+        "act_fn": "gelu",
+        "normalization_type": "LNPre",
+        "final_rms": True,
+        "parallel_attn_mlp": True,
+        "positional_embedding_type": "rotary",
+        "rotary_adjacent_pairs": True,
+        "scale_attn_by_inverse_layer_idx": True,
+    },
+    "grouped, local, soft-capped": {
+        "act_fn": "gelu_new",
+        "normalization_type": "RMS",
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 2,
+        "rotary_base": 100.0,
+        "n_key_value_heads": 1,
+        "use_local_attn": True,
+        "window_size": 3,
+        "attn_types": ["global", "local"],
+        "attn_scores_soft_cap": 2.0,
+        "output_logits_soft_cap": 3.0,
+    },
+    "plain, unscaled": {"act_fn": "relu", "normalization_type": "RMSPre", "use_attn_scale": False},
+}
+"""Configs of toy models."""
 CORRECT, WRONG = 3, 5
 
 
@@ -130,8 +161,31 @@ def recorded(name: str) -> dict[str, torch.Tensor]:
     return {f"{name}/{key}": value.detach().clone().contiguous() for key, value in found.items()}
 
 
+def own(name: str) -> dict[str, torch.Tensor]:
+    """The state dict of a toy model, its logits and every activation."""
+    model = HookedTransformer(HookedTransformerConfig(**SIZES, **OWN[name], device="cpu", seed=0))
+    for key, parameter in model.named_parameters():
+        parameter.data = torch.randn_like(parameter) * 0.4 + (1 if key.endswith(".w") else 0)
+    tokens = torch.randint(0, 13, (2, 7))
+    logits, cache = model.run_with_cache(tokens)
+    found = {"tokens": tokens, "logits": logits}
+    found |= {f"state/{key}": value for key, value in model.state_dict().items()}
+    found |= {f"cache/{key}": value for key, value in cache.items()}
+    return {f"{name}/{key}": value.detach().clone().contiguous() for key, value in found.items()}
+
+
+def plain_config(name: str) -> dict[str, Any]:
+    """Every key of a toy model's config that JSON can hold."""
+    config = HookedTransformerConfig(**SIZES, **OWN[name], device="cpu").to_dict()
+    return {key: value for key, value in config.items() if key != "dtype"}
+
+
 def main() -> None:
-    """Write the file."""
+    """Write the files."""
+    toys = {key: value for name in OWN for key, value in own(name).items()}
+    configs = json.dumps({name: plain_config(name) for name in OWN})
+    save_file(toys, OWN_TARGET, metadata={"transformer_lens": version("transformer-lens"), "configs": configs})
+    print(f"{len(toys)} tensors, {OWN_TARGET.stat().st_size} bytes")
     torch.manual_seed(0)
     metadata = {"transformer_lens": version("transformer-lens"), "configs": json.dumps(OURS)}
     with torch.enable_grad():

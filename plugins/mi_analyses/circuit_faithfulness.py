@@ -32,7 +32,7 @@ from mi_core.results import Result, ResultProvenance
 
 __all__ = ["CircuitFaithfulness", "circuit_faithfulness"]
 
-NEEDS = ("hook_resid_pre", "hook_resid_post", "hook_mlp_out")
+NEEDS = ("hook_resid_pre", "hook_resid_post")
 
 
 @dataclass(frozen=True, kw_only=True, eq=True)

@@ -29,7 +29,7 @@ from mi_core.results import Result, ResultProvenance
 
 __all__ = ["DirectLogitAttribution", "direct_logit_attribution"]
 
-NEEDS = ("hook_embed", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "unembed.hook_out")
+NEEDS = ("hook_embed", "hook_resid_post", "hook_attn_out", "unembed.hook_out")
 WRITERS = ("hook_embed", "hook_pos_embed", "hook_attn_out", "hook_mlp_out")
 SUMS = ("sequential", "parallel")
 FROZEN = ("ln_final.hook_scale", "ln1_post.hook_scale", "ln2_post.hook_scale")

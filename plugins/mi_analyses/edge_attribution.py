@@ -31,7 +31,7 @@ from mi_core.results import Result, ResultProvenance
 
 __all__ = ["EdgeAttribution", "edge_attribution"]
 
-NEEDS = ("hook_embed", "hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_in", "hook_mlp_out")
+NEEDS = ("hook_embed", "hook_resid_pre", "hook_resid_post", "hook_attn_out")
 Along = Literal["inputs", "activations"]
 ALIGN = "Use prompts cut into as many tokens."
 

@@ -14,6 +14,7 @@ backend = model.build()
 
 from mi_decoder.alibi import Alibi
 from mi_decoder.attention import Attention
+from mi_decoder.attention_only import AttentionLayer
 from mi_decoder.decoder import Decoder, DecoderBackend
 from mi_decoder.experts import Experts
 from mi_decoder.gains import Gain, NoGain, OnePlusGain, WideGain
@@ -29,6 +30,7 @@ __all__ = [
     "MLP",
     "Alibi",
     "Attention",
+    "AttentionLayer",
     "Decoder",
     "DecoderBackend",
     "Experts",

@@ -57,8 +57,10 @@ def why_no_value_biases(decoder: DecoderBackend) -> str:
         if not isinstance(mixer, AttentionModule):
             return f"layer {index} mixes by {type(mixer).__name__}"
         spec = mixer.spec
-        if spec.bias and (spec.sinks or spec.clip is not None or spec.z_norm is not None):
-            return f"in layer {index} attention does not sum to one (sinks), or values are clipped or normed"
+        if spec.bias and (
+            spec.sinks or spec.gate or any(part is not None for part in (spec.clip, spec.values, spec.z_norm))
+        ):
+            return f"in layer {index} attention does not sum to one (sinks, gates), or values are clipped or normed"
     return ""
 
 
@@ -73,7 +75,7 @@ def why_no_center_writing(decoder: DecoderBackend) -> str:
             return f"in layer {index} a norm lies between what is written and the stream"
         if not all(isinstance(norm, LayerNormModule) for norm, _ in read_by(block)):
             return f"in layer {index} something reads the stream without a norm that centres"
-        silent = [type(part).__name__ for part in (block.mixer, block.channel) if not hasattr(part, "writes")]
+        silent = [type(part).__name__ for part in parts_of(block) if not hasattr(part, "writes")]
         if silent:
             return f"in layer {index} {silent[0]} writes by more than plain matrices"
     return ""
@@ -104,11 +106,17 @@ def folded_copy(decoder: DecoderBackend, transformations: Collection[str]) -> De
 
 def read_by(block: Any) -> Iterator[tuple[Any, list[Any]]]:
     """Each norm of a layer that reads the stream (None: the stream itself), and the parts behind it."""
+    mixer, *channel = parts_of(block)
     if block.residual.kind == "parallel" and block.ln2 is None:
-        yield block.ln1, [block.mixer, block.channel]
+        yield block.ln1, [mixer, *channel]
     else:
-        yield block.ln1, [block.mixer]
-        yield block.ln2, [block.channel]
+        yield block.ln1, [mixer]
+        yield from [(block.ln2, channel)] if channel else ()
+
+
+def parts_of(block: Any) -> list[Any]:
+    """Mixer and channel part, if there is one."""
+    return [block.mixer] if block.channel is None else [block.mixer, block.channel]
 
 
 def fold(norm: Any, readers: list[tuple[nn.Module, str]]) -> None:
@@ -137,7 +145,7 @@ def fold_values(mixer: Any) -> None:
     bias = mixer.v_bias
     if bias is None:
         return
-    values = wide(bias).view(-1, mixer.d_head).repeat_interleave(mixer.n_heads * mixer.d_head // len(bias), 0)
+    values = wide(bias).view(-1, mixer.d_value).repeat_interleave(mixer.n_heads * mixer.d_value // len(bias), 0)
     add_bias(mixer, "o_bias", wide(mixer.o_weight) @ values.flatten())
     bias.zero_()
 
@@ -148,7 +156,7 @@ def center_writing(decoder: Any) -> None:
         if table is not None:
             put(table, wide(table) - wide(table).mean(-1, keepdim=True))
     for block in decoder.blocks:
-        for part in (block.mixer, block.channel):
+        for part in parts_of(block):
             for name in part.writes:
                 for parameter in (part.get_parameter(f"{name}_weight"), part._parameters[f"{name}_bias"]):
                     if parameter is not None:

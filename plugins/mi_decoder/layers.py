@@ -79,7 +79,7 @@ class DecoderBlock(nn.Module):
     order: tuple[str, ...]
     """Parts and the stream's own sites, in firing order."""
 
-    def __init__(self, spec: Layer | ParallelLayer | PostNormLayer, d_model: int) -> None:
+    def __init__(self, spec: Any, d_model: int) -> None:
         super().__init__()
         self.d_model = d_model
         self.multiplier: float = getattr(spec, "multiplier", 1.0)
@@ -87,7 +87,8 @@ class DecoderBlock(nn.Module):
             norm = getattr(spec, slot, None)
             self.add_module(slot, None if norm is None else norm.build(d_model, slot))
         self.mixer = spec.mixer.build(d_model)
-        self.channel = spec.channel.build(d_model)
+        channel: Channel | None = getattr(spec, "channel", None)
+        self.add_module("channel", None if channel is None else channel.build(d_model))
         self.heads: Mapping[str, int] = getattr(self.mixer, "heads_that_read", {})
         """How many queries, keys and values have an input of their own; empty where they have none."""
         self.readers = dict(self.heads)

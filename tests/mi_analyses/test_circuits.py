@@ -31,7 +31,13 @@ GEMMA = {
     "head_dim": 4,
     "sliding_window": 3,
 }
-CONFIGS = {"gpt2": GPT, "gptj": {**GPT, "model_type": "gptj", "rotary_dim": 4}, "gemma2": GEMMA}
+ALONE = {"model_type": "hooked_transformer", "d_vocab": 61, "d_model": 16, "n_layers": 3, "n_heads": 4, "n_ctx": 32}
+CONFIGS = {
+    "gpt2": GPT,
+    "gptj": {**GPT, "model_type": "gptj", "rotary_dim": 4},
+    "gemma2": GEMMA,
+    "attention alone": {**ALONE, "attn_only": True},
+}
 KINDS = st.sampled_from(["llama", *CONFIGS])
 CLEAN, CORRUPT = [[1, 2, 3, 4], [5, 6, 7]], [[9, 2, 8, 4], [5, 16, 17]]
 METRIC = mi.logit_diff(3, 5)

@@ -41,7 +41,7 @@ def slope(model, place_of, change, spec, rows):
 
 
 @settings(max_examples=8)
-@given(st.sampled_from(["grouped", "gpt2", "gptj", "gemma2"]), st.booleans(), st.data())
+@given(st.sampled_from(["grouped", "gpt2", "gptj", "gemma2", "hooked_transformer"]), st.booleans(), st.data())
 def test_a_score_is_the_slope_of_the_metric_along_the_edge(family, noising, data):
     model, graph = example(family), Graph.of(example(family))
     result = result_of(family, noising)
@@ -59,7 +59,7 @@ def test_a_score_is_the_slope_of_the_metric_along_the_edge(family, noising, data
     assert seen == pytest.approx(slope(model, places, change, mi.HookSpec(), base), abs=3e-3, rel=1e-2)
 
 
-@pytest.mark.parametrize("family", ["grouped", "gptj", "gemma2"])
+@pytest.mark.parametrize("family", ["grouped", "gptj", "gemma2", "hooked_transformer"])
 def test_there_is_a_score_for_every_edge_and_for_nothing_else(family):
     graph, score = Graph.of(example(family)), result_of(family).score
     found = {(one, other) for one in score.coords["sender"] for other in score.coords["receiver"]}
