@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from mi_core.editing import Intervention
 from mi_core.errors import HookContractBroken, ReadOnlyPoint, SpecError
+from mi_core.interventions import Add
 from mi_core.names import Point, Points
 from mi_core.protocols import Tap
 from mi_core.spec import Insert, InsertModule
@@ -64,7 +67,7 @@ class InsertCall:
     bound: BoundInsert
     tap: Tap
     values: dict[str, Tensor] = field(default_factory=dict)
-    results: dict[str, Tensor] | None = None
+    results: dict[str, Tensor | Intervention | None] | None = None
 
     def step(self, name: str) -> Callable[[Tensor], Tensor]:
         """What the insert does at one point."""
@@ -81,11 +84,12 @@ class InsertCall:
         return act
 
     def _call(self) -> None:
-        results = self.bound.module(self.values, self.tap)
-        if not isinstance(results, Mapping) or not all(isinstance(value, Tensor) for value in results.values()):
+        here = home_of(self.bound.module) or next(reversed(self.values.values())).device
+        results = self.bound.module({name: value.to(here) for name, value in self.values.items()}, self.tap)
+        if not isinstance(results, Mapping) or not all(is_result(value) for value in results.values()):
             raise HookContractBroken(
                 f"the insert {self.bound.name!r} returned {type(results).__name__}, not a mapping from the points that "
-                "it writes to tensors.",
+                "it writes to tensors (or Add(tensor), or None).",
                 name=self.bound.name,
             )
         self.results = dict(results)
@@ -94,15 +98,32 @@ class InsertCall:
         # results are keyed by the names that the module gave in ``writes``
         given = dict(zip(self.bound.writes, self.bound.module.writes, strict=True))
         results = self.results or {}
-        new = results.get(given[name], results.get(name))
-        if new is None:
+        if results.keys().isdisjoint({given[name], name}):
             raise HookContractBroken(
                 f"the insert {self.bound.name!r} returned {sorted(results)}, but writes {given[name]!r}.", point=name
             )
+        result = results.get(given[name], results.get(name))
+        if result is None:
+            return value
+        new = result.value if isinstance(result, Add) else result
+        assert isinstance(new, Tensor)
         if new.shape != value.shape:
             raise HookContractBroken(
                 f"the insert {self.bound.name!r} returned {list(new.shape)} for {name!r}, which is "
                 f"{list(value.shape)}.",
                 point=name,
             )
-        return new.to(value.dtype)
+        return value + result.scale * new.to(value) if isinstance(result, Add) else new.to(value)
+
+
+def is_result(value: object) -> bool:
+    """Whether an insert may return this for a point."""
+    if isinstance(value, Add):
+        return isinstance(value.value, Tensor) and value.norm is None
+    return value is None or isinstance(value, Tensor)
+
+
+def home_of(module: object) -> torch.device | None:
+    """The device of an insert's weights; None where it has none."""
+    first = next(module.parameters(), None) if isinstance(module, nn.Module) else None
+    return None if first is None else first.device

@@ -29,16 +29,17 @@ __all__ = ["Capture", "Edit", "HookSpec", "Insert", "InsertModule", "capture", "
 class InsertModule(Protocol):
     """A module that reads points and writes points: a dictionary, an adapter, a translator.
 
-    It is called once in a run, as soon as everything it reads has fired, and returns a value for each point that it
-    writes (at that moment or later in the model). ``sites`` are its own: they become points ``NAME.site`` of the run.
+    It is called once in a run, as soon as everything it reads has fired, and says for each point that it writes (at
+    that moment or later in the model) what stands there: a tensor, ``Add(tensor)`` for what is added to what stands
+    there when the point fires, or None to leave it. ``sites`` are its own: they become points ``NAME.site`` of the run.
     """
 
     reads: Sequence[str]
     writes: Sequence[str]
     sites: Sequence[Site]
 
-    def __call__(self, values: Mapping[str, Tensor], tap: Tap) -> Mapping[str, Tensor]:
-        """A value for each point that it writes."""
+    def __call__(self, values: Mapping[str, Tensor], tap: Tap) -> Mapping[str, Tensor | Intervention | None]:
+        """What happens at each point that it writes."""
         ...
 
 

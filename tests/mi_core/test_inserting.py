@@ -85,6 +85,35 @@ def test_interventions_and_inserts_apply_in_the_order_of_the_spec() -> None:
     assert not torch.allclose(small().run([[1, 2]], added + module + mi.capture(IN))[IN], plain + 1)
 
 
+class Adding(Module):
+    """Adds what it decodes, to each point that it writes."""
+
+    def __call__(self, values: Mapping[str, Tensor], tap: Tap) -> Any:
+        acts = tap("hook_acts", values[self.reads[0]] @ ENCODER)
+        return {name: mi.Add(acts @ ENCODER.T, scale=0.5) for name in self.writes}
+
+
+def test_inserts_that_add_at_one_point_add_up_with_what_stands_there() -> None:
+    first, second = Adding(writes=(IN, OUT)), Adding(reads=("blocks.1.hook_resid_mid",), writes=(OUT,))
+    spec = mi.insert(first, "first") + mi.insert(second, "second")
+    kept = mi.capture(["blocks.1.hook_resid_mid", OUT])
+    run = small().run([[1, 2], [3]], spec + kept + mi.capture([IN, OUT], before=True))
+    added = (run.before[IN] + run["blocks.1.hook_resid_mid"]) @ ENCODER @ ENCODER.T / 2
+    close(run[OUT], run.before[OUT] + added, 1e-4)
+    replaced = small().run([[1, 2], [3]], mi.insert(Module(reads=(OUT,), writes=(OUT,)), "whole") + spec + kept)
+    assert not torch.allclose(replaced[OUT], run[OUT])
+
+
+def test_an_insert_may_leave_a_point_as_it_is() -> None:
+    class Leaving(Module):
+        def __call__(self, values: Mapping[str, Tensor], tap: Tap) -> Any:
+            tap("hook_acts", values[IN] @ ENCODER)
+            return dict.fromkeys(self.writes)
+
+    run = small().run([[1, 2, 3], [4]], mi.insert(Leaving(writes=(IN, OUT)), "x") + mi.capture("x.hook_acts"))
+    assert torch.equal(run.logits, small().run([[1, 2, 3], [4]]).logits)
+
+
 def test_gradients_pass_through_an_insert() -> None:
     run = small().run([[1, 2]], mi.insert(Module(), "mine") + mi.capture("mine.hook_acts"), grad=True)
     assert run.grad(lambda logits: logits[:, 0], "mine.hook_acts")["mine.hook_acts"].abs().sum() > 0
@@ -111,6 +140,8 @@ def wrong(result: Any) -> Module:
         (mi.insert(wrong({}), "x"), HookContractBroken, r"returned \[\], but writes 'blocks.0.hook_resid_post'"),
         (mi.insert(wrong({IN: torch.zeros(3)}), "x"), HookContractBroken, r"returned \[3\] for .* \[1, 2, 16\]"),
         (mi.insert(wrong(None), "x"), HookContractBroken, "returned NoneType, not a mapping"),
+        (mi.insert(wrong({IN: mi.Zero()}), "x"), HookContractBroken, r"Add\(tensor\), or None"),
+        (mi.insert(wrong({IN: mi.Add(1.0)}), "x"), HookContractBroken, r"Add\(tensor\), or None"),
         (mi.insert(wrong([1]), "x"), HookContractBroken, "returned list"),
         (
             mi.insert(Module(sites=(ACTS, Site("hook_lost", ()))), "x") + mi.capture("x.hook_lost"),
