@@ -51,6 +51,35 @@ class Files:
             sorted(entry.name for entry in self.root.iterdir() if entry.is_file() and self._counts(entry.name))
         )
 
+    def folders(self) -> tuple[str, ...]:
+        """The folders that lie directly in this one, sorted."""
+        if not self.root.is_dir():
+            return ()
+        return tuple(sorted(entry.name for entry in self.root.iterdir() if entry.is_dir()))
+
+    def inside(self, name: str) -> Files:
+        """The files of a folder in this one."""
+        entry = self._entry(name)
+        if not entry.is_dir():
+            raise ModelNotFound(
+                f"{self.where}: no folder {name!r}. It has: {', '.join(self.folders()) or 'none'}.",
+                name=name,
+                where=self.where,
+            )
+        return Files(entry, where=f"{self.where}, folder {name!r}", revision=self.revision)
+
+    def above(self) -> Files | None:
+        """The files of the folder around this one; None where there is none, or it is none of ours."""
+        if not isinstance(self.root, Path) or self.root.absolute() == self.root.absolute().parent:
+            return None
+        parent = self.root.absolute().parent
+        return Files(parent, where=f"folder {str(parent)!r}", revision=self.revision)
+
+    @property
+    def place(self) -> PurePosixPath:
+        """Where the folder lies, for facts that only its name holds: a path on disk, or repository and folder."""
+        return PurePosixPath(self.root.absolute().as_posix() if isinstance(self.root, Path) else str(self.root))
+
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
         return self._counts(name) and is_file(self._entry(name))
@@ -98,6 +127,9 @@ class Files:
         return value
 
     def _entry(self, name: str) -> Path | Traversable:
+        return self.root.joinpath(*self._relative(name).parts)
+
+    def _relative(self, name: str) -> PurePosixPath:
         pure = PurePosixPath(name)
         # Judged by the text alone: the files of a Hub snapshot are links that lead out of their folder by design.
         if (
@@ -112,7 +144,7 @@ class Files:
                 name=name,
                 where=self.where,
             )
-        return self.root.joinpath(*pure.parts)
+        return pure
 
 
 def is_file(entry: Path | Traversable) -> bool:

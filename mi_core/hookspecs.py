@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # names for the reader; pluggy looks at argument names only
     from mi_core.blueprint import Blueprint
     from mi_core.config import Config
     from mi_core.files import Files
+    from mi_core.formats import Asked
     from mi_core.tensors import TensorIndex
     from mi_core.tokenizer import Tokenizer
 
@@ -61,8 +62,11 @@ def mi_analysis() -> Analysis:
 
 
 @hookspec
-def mi_format(files: Files) -> Any | None:
-    """Read a sparse dictionary; None if these files are not of this format."""
+def mi_format(files: Files, asked: Asked) -> Any | None:
+    """Read a sparse dictionary; None if these files are not of this format.
+
+    ``asked`` says what the caller wants of them (one file, one layer, units); an implementation may leave it out.
+    """
     raise NotImplementedError
 
 

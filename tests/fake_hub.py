@@ -79,7 +79,7 @@ class Answers(BaseHTTPRequestHandler):
         if found is None:
             return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"}, body)
         sha, folder = found
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         if api and what == "revision":
             siblings = [{"rfilename": name} for name in names]
             return self.send_json({"id": repo, "modelId": repo, "sha": sha, "siblings": siblings, "private": False})
@@ -90,7 +90,7 @@ class Answers(BaseHTTPRequestHandler):
                     for name in names
                 ]
             )
-        path = folder / parts[4]
+        path = folder.joinpath(*parts[4:])
         if not path.is_file():
             return self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, body)
         if body:

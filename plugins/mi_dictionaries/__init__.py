@@ -2,14 +2,17 @@
 
 from mi_dictionaries.about import About
 from mi_dictionaries.activations import AbsTopK, Activation, Gated, GroupMax, JumpReLU, ReLU, TanhReLU, TopK
+from mi_dictionaries.adapters import adapted
 from mi_dictionaries.cross_layer import cross_layer_transcoder_layer
 from mi_dictionaries.features import Features
+from mi_dictionaries.loading import load
 from mi_dictionaries.matching_pursuit import MatchingPursuit
 from mi_dictionaries.rows import Stacked
 from mi_dictionaries.sets import DictionarySet
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.temporal import Temporal, TemporalAttention
-from mi_dictionaries.transforms import Centred, ConstantNorm, LayerNorm, Scaled, Shifted, Transform
+from mi_dictionaries.transforms import Centred, ConstantNorm, LayerNorm, Scaled, Shifted, Transform, Whitened
+from mi_dictionaries.writing import save, save_circuit_tracer, save_saelens
 
 __all__ = [
     "About",
@@ -34,5 +37,11 @@ __all__ = [
     "TemporalAttention",
     "TopK",
     "Transform",
+    "Whitened",
+    "adapted",
     "cross_layer_transcoder_layer",
+    "load",
+    "save",
+    "save_circuit_tracer",
+    "save_saelens",
 ]

@@ -33,5 +33,8 @@ def cross_layer_transcoder_layer(
             f"{list(W_dec.shape)}.",
             shape=tuple(W_dec.shape),
         )
+    if len(writes) == 1:  # the last layer is an ordinary transcoder
+        last = W_dec[:, 0] if isinstance(W_dec, Tensor) else W_dec.parts[0]
+        return SparseDictionary(reads=(reads,), writes=tuple(writes), W_dec=last, b_dec=b_dec, **rest)
     biases = torch.cat([b_dec[None], b_dec.new_zeros(len(writes) - 1, b_dec.shape[-1])])
     return SparseDictionary(reads=(reads,), writes=tuple(writes), W_dec=W_dec, b_dec=biases, **rest)

@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Centred", "ConstantNorm", "LayerNorm", "Scaled", "Shifted", "State", "Transform"]
+__all__ = ["Centred", "ConstantNorm", "LayerNorm", "Scaled", "Shifted", "State", "Transform", "Whitened"]
 
 State: TypeAlias = tuple[Tensor, ...]
 
@@ -129,3 +129,25 @@ class Shifted:
     def back(self, y: Float[Tensor, "tokens d"], state: State, *, change: bool = False) -> Float[Tensor, "tokens d"]:
         """Add it."""
         return y if change else y + self.offset.to(y.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Whitened:
+    """``(x - mean) matrix``: mean zero and covariance one over a sample; undone by the inverse.
+
+    Source: SAELens 6.54, activation_scaler.py, ``ActivationWhitening``.
+    """
+
+    mean: Float[Tensor, "d"]
+    matrix: Float[Tensor, "d d"]
+    inverse: Float[Tensor, "d d"]
+    undo: bool = True
+
+    def into(self, x: Float[Tensor, "tokens d"]) -> tuple[Float[Tensor, "tokens d"], State]:
+        """Subtract the mean, multiply by the matrix."""
+        return (x - self.mean.to(x.dtype)) @ self.matrix.to(x.dtype), ()
+
+    def back(self, y: Float[Tensor, "tokens d"], state: State, *, change: bool = False) -> Float[Tensor, "tokens d"]:
+        """Multiply by the inverse, add the mean."""
+        y = y @ self.inverse.to(y.dtype)
+        return y if change else y + self.mean.to(y.dtype)
