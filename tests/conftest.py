@@ -14,7 +14,17 @@ import torch
 # a project of its own, with its own settings: test_third_party.py runs its tests where it is installed
 collect_ignore = ["third_party"]
 
-PACKAGES = ("mi_core", "mi_decoder", "mi_recurrent", "mi_families", "mi_analyses", "mi_dictionaries", "mi_algzoo", "mi_registry")
+PACKAGES = (
+    "mi_core",
+    "mi_decoder",
+    "mi_recurrent",
+    "mi_families",
+    "mi_analyses",
+    "mi_dictionaries",
+    "mi_algzoo",
+    "mi_probing",
+    "mi_registry",
+)
 
 if not os.environ.get("MI_NO_SHAPE_CHECKS"):
     import jaxtyping

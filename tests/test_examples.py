@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-PACKAGES = ("mi_core", "mi_decoder", "mi_recurrent", "mi_families", "mi_analyses", "mi_dictionaries", "mi_registry")
+PACKAGES = (
+    "mi_core",
+    "mi_decoder",
+    "mi_recurrent",
+    "mi_families",
+    "mi_analyses",
+    "mi_dictionaries",
+    "mi_probing",
+    "mi_registry",
+)
 
 
 def modules() -> list[str]:

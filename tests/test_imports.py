@@ -10,7 +10,7 @@ import pytest
 
 LAZY = (
     *("transformers", "accelerate", "tokenizers", "huggingface_hub", "typer", "rich", "jinja2", "pandas"),
-    *("mi_decoder", "mi_recurrent", "mi_families", "mi_analyses", "mi_dictionaries", "mi_registry"),
+    *("mi_decoder", "mi_recurrent", "mi_families", "mi_analyses", "mi_dictionaries", "mi_probing", "mi_registry"),
     *("hypothesis", "pytest"),
 )
 LISTED = f"print(*sorted(set({LAZY!r}) & {{name.partition('.')[0] for name in sys.modules}}))"

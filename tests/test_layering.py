@@ -12,7 +12,17 @@ from pathlib import Path
 from mi_core import plugins
 from mi_core.names import MIXERS
 
-PACKAGES = ("mi_core", "mi_decoder", "mi_recurrent", "mi_families", "mi_analyses", "mi_dictionaries", "mi_algzoo", "mi_registry")
+PACKAGES = (
+    "mi_core",
+    "mi_decoder",
+    "mi_recurrent",
+    "mi_families",
+    "mi_analyses",
+    "mi_dictionaries",
+    "mi_algzoo",
+    "mi_probing",
+    "mi_registry",
+)
 PLUGIN_GROUPS = ("mi_core.families", "mi_core.analyses", "mi_core.registry")
 HERE = Path(__file__).parent
 LONGEST = 400

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 CI = ROOT / ".ci" / "run"
-EXTRAS = {"test": {"pytest", "hypothesis", "beartype"}, "frame": {"pandas"}}
+EXTRAS = {"test": {"pytest", "hypothesis", "beartype"}, "frame": {"pandas"}, "probing": {"scikit-learn"}}
 
 
 def pins() -> dict[str, Requirement]:

@@ -1,0 +1,87 @@
+"""``mi probe``: probing from a shell."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mi_analyses.options import Device, DType, Html, Json, ModelName, check_folders, deliver, numbers, place
+
+__all__ = ["probe"]
+
+
+def probe(
+    model: ModelName,
+    examples: Annotated[
+        Path, typer.Argument(help="A file of lines LABEL<tab>PROMPT or LABEL<tab>GROUP<tab>PROMPT.", exists=True)
+    ],
+    site: Annotated[str, typer.Option(help="Where, without the layer.")] = "hook_resid_post",
+    layers: Annotated[str | None, typer.Option(help="These layers only, such as 1,2.")] = None,
+    pos: Annotated[
+        list[str] | None, typer.Option(help="A position: -1, or a text of every prompt; again for more.")
+    ] = None,
+    kind: Annotated[str, typer.Option("--probe", help="logistic, mass-mean, discriminant, ridge, sparse, ...")] = (
+        "logistic"
+    ),
+    folds: Annotated[int, typer.Option(help="Over which penalties are chosen.", min=2)] = 5,
+    test: Annotated[float, typer.Option(help="The share of the examples to test on.", min=0.01, max=0.99)] = 0.25,
+    shuffles: Annotated[int, typer.Option(help="Fits with shuffled labels.", min=0)] = 10,
+    code: Annotated[bool, typer.Option("--code", help="Also measure the code length of the labels.")] = False,
+    random_model: Annotated[bool, typer.Option("--random-model", help="Also probe fresh weights.")] = False,
+    balanced: Annotated[bool, typer.Option("--balanced", help="All classes weigh the same in a fit.")] = False,
+    seed: Annotated[int, typer.Option(help="Of splits and controls.")] = 0,
+    save: Annotated[Path | None, typer.Option(help="Keep the probe of the best cell.")] = None,
+    html: Html = None,
+    json: Json = None,
+    device: Device = "auto",
+    dtype: DType = "auto",
+) -> None:
+    """Where can a label be read from activations, and is that more than controls?
+
+    Examples of one group are never on two sides of a split. Prints scores, layer by layer and position by position.
+    """
+    check_folders(html, json, save)
+    labels, groups, prompts = columns(examples)
+    chosen = None if layers is None else [int(layer) for layer in numbers(layers, "--layers")]
+
+    import mi_core as mi
+    from mi_probing.probing import probing
+    from mi_probing.protocol import Protocol
+
+    result = probing(
+        mi.load(model, device=device, dtype=dtype),
+        prompts,
+        labels,
+        groups=groups,
+        site=site,
+        layers=chosen,
+        pos={one: place(one) for one in pos or ["-1"]},
+        probe=kind,
+        protocol=Protocol((1 - test, 0.0, test), folds, balanced=balanced, shuffles=shuffles, code=code, seed=seed),
+        random_model=random_model,
+    )
+    deliver(result, html, json)
+    if save is not None:
+        best = result.best()
+        best.save(save)
+        typer.echo(f"wrote {save}: {best}")
+
+
+def columns(path: Path) -> tuple[list[str], list[str] | None, list[str]]:
+    """Labels, groups (None without a column of them) and prompts of a file.
+
+    Raises:
+        BadParameter: lines of other than two or three columns.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
+    widths = {len(row) for row in rows}
+    if widths not in ({2}, {3}):
+        seen = ", ".join(map(str, sorted(widths))) or "none"
+        raise typer.BadParameter(
+            f"{str(path)!r} has lines of {seen} columns: give LABEL<tab>PROMPT, or LABEL<tab>GROUP<tab>PROMPT, in all."
+        )
+    return [row[0] for row in rows], [row[1] for row in rows] if widths == {3} else None, [row[-1] for row in rows]
