@@ -132,7 +132,9 @@ class Binding:
 
 def bind(spec: HookSpec, points: Points, layout: Layout, texts: Sequence[RowText]) -> Binding:
     """Resolve a spec; raises a SpecError that says what failed, what was seen and what to do."""
-    inserts = [BoundInsert.of(entry, points) for entry in spec.entries if not isinstance(entry, Capture | Edit)]
+    inserts = [
+        BoundInsert.of(entry, points, layout, texts) for entry in spec.entries if not isinstance(entry, Capture | Edit)
+    ]
     names = [insert.name for insert in inserts]
     if len(set(names)) != len(names):
         raise SpecError(f"two inserts are called the same ({names}): give each its own name.", names=names)

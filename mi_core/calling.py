@@ -40,7 +40,11 @@ def taps_for(
     binding: Binding, layout: Layout, rows: Int[Tensor, "rows"], record: Record, device: torch.device, grad: bool
 ) -> Taps:
     """The taps of one call over some of the rows."""
-    calls = {id(insert): InsertCall(insert, BoundTap({}, record)) for insert in binding.inserts}
+
+    def part(selection: Selection) -> Selection:
+        return selection if layout is binding.layout else selection.rows(rows).behind(layout.skipped)
+
+    calls = {id(insert): InsertCall(insert.within(part), BoundTap({}, record)) for insert in binding.inserts}
     tellers: dict[str, Teller] = {}
     actions = {
         name: actions_at(name, binding, layout, rows, calls, grad, tellers)
@@ -160,7 +164,16 @@ def call(
         remembered = ModelMemory(outcome.memory, layout.start + layout.length, binding.points.model, backend)
         made = Trunk.of(backend, binding, streams, remembered)
     check_fired(binding, kept)
+    gather(binding, kept, device)
     return Called(outcome.logits, kept, made)
+
+
+def gather(binding: Binding, record: Record, device: torch.device) -> None:
+    """Put captures that nobody keeps elsewhere where inputs and logits are, from whatever device their layer is on."""
+    for bound, kept in ((binding.after, record.after), (binding.before, record.before)):
+        for name, capture in bound.items():
+            if capture.placement.device is None and name in kept:
+                kept[name] = kept[name].to(device)
 
 
 def check_fired(binding: Binding, record: Record) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from mi_core.editing import Intervention
 from mi_core.errors import HookContractBroken, ReadOnlyPoint, SpecError
 from mi_core.interventions import Add
+from mi_core.layout import Layout
 from mi_core.names import Point, Points
+from mi_core.prompts import RowText
 from mi_core.protocols import Tap
+from mi_core.selection import Selection, select
 from mi_core.spec import Insert, InsertModule
 
 __all__ = ["BoundInsert", "InsertCall"]
@@ -29,10 +32,12 @@ class BoundInsert:
     writes: tuple[str, ...]
     points: tuple[Point, ...]
     """Its own points, ``NAME.site``, in the layer in which it is called."""
+    selections: Mapping[str, Selection | None] = field(default_factory=dict)
+    """Where it writes, at each of ``writes``; None: nowhere in this call."""
 
     @classmethod
-    def of(cls, entry: object, points: Points) -> BoundInsert:
-        """Find what it reads and writes; refuse writes that come before what it reads."""
+    def of(cls, entry: object, points: Points, layout: Layout, texts: Sequence[RowText]) -> BoundInsert:
+        """Find what it reads and writes, and where; refuse writes that come before what it reads."""
         assert isinstance(entry, Insert)
         module = entry.module
         reads = [points.find(name) for name in module.reads]
@@ -57,7 +62,14 @@ class BoundInsert:
         taken = [point.name for point in own if point.name in points.by_name]
         if taken:
             raise SpecError(f"the insert {entry.name!r} would define points that exist: {taken}.", names=taken)
-        return cls(module, entry.name, tuple(point.name for point in reads), tuple(point.name for point in writes), own)
+        selections = {point.name: select(entry.selectors, point, layout, texts, model=points.model) for point in writes}
+        read, written = (tuple(point.name for point in kind) for kind in (reads, writes))
+        return cls(module, entry.name, read, written, own, selections)
+
+    def within(self, part: Callable[[Selection], Selection | None]) -> BoundInsert:
+        """The same in a call that covers a part of the rows or of their positions."""
+        selections = {name: None if held is None else part(held) for name, held in self.selections.items()}
+        return dataclasses.replace(self, selections=selections)
 
 
 @dataclass(eq=False)
@@ -79,7 +91,10 @@ class InsertCall:
                     self._call()
             if name not in self.bound.writes:
                 return value
-            return self._result(name, value)
+            selection = self.bound.selections[name]
+            if selection is None or selection.empty:
+                return value
+            return selection.write(value, selection.gather(self._result(name, value))[0])
 
         return act
 

@@ -83,13 +83,14 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class Insert:
-    """Put a module between points."""
+    """Put a module between points, where it writes at all positions or at some."""
 
     module: InsertModule
     name: str
+    selectors: Mapping[str, Selector] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"insert(<{type(self.module).__name__}>, {self.name!r})"
+        return f"insert(<{type(self.module).__name__}>, {self.name!r}){narrowing(self.selectors)}"
 
 
 Entry: TypeAlias = Capture | Edit | Insert
@@ -134,7 +135,7 @@ class HookSpec:
         ordered = tuple(
             fingerprint((entry.points, entry.intervention))
             if isinstance(entry, Edit)
-            else (entry.name, id(entry.module))
+            else (entry.name, id(entry.module), fingerprint(entry.selectors))
             for entry in edits
         )
         return frozenset(captures), ordered
@@ -218,9 +219,9 @@ def named(points: str | Iterable[str]) -> tuple[str, ...]:
 
 def narrowed(entry: Entry, selectors: Mapping[str, Any]) -> Entry:
     """An entry with more selectors."""
-    if isinstance(entry, Insert):
-        raise SpecError(f"{entry!r} cannot be narrowed: the module decides what it writes.", insert=entry.name)
-    if isinstance(entry, Capture):
+    if isinstance(entry, Insert) and "layer" in selectors:
+        raise SpecError(f"{entry!r} has no layers to select: the module says which points it writes.", name=entry.name)
+    if isinstance(entry, Capture | Insert):
         return dataclasses.replace(entry, selectors=merged(entry.selectors, selectors))
     return dataclasses.replace(entry, intervention=entry.intervention.at(**selectors))
 

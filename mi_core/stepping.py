@@ -154,15 +154,17 @@ class Steps:
         made = self.binding
         edits = [*self._edits(made.steps), *self._edits(made.cuts)]
         selections = [each.selection for each in edits]
+        selections += [each for insert in made.inserts for each in insert.selections.values() if each is not None]
         selections += [each.selection for each in (*made.after.values(), *made.before.values())]
         choices = [(dim, choice) for each in selections for dim, choice in each.choices.items() if dim in POSITION_DIMS]
         return max((settled(dim, choice, made.layout) for dim, choice in choices), default=0)
 
     def _bound(self, window: Window, layout: Layout, capture: bool) -> Binding:
         whole = self.binding
-        made = Binding(whole.spec, whole.points, layout, whole.of_model, inserts=whole.inserts)
+        inserts = {id(insert): insert.within(window.part) for insert in whole.inserts}
+        made = Binding(whole.spec, whole.points, layout, whole.of_model, inserts=list(inserts.values()))
         for name, acts in whole.steps.items():
-            here = [self._step(act, window) if isinstance(act, BoundEdit) else act for act in acts]
+            here = [self._step(act, window) if isinstance(act, BoundEdit) else inserts[id(act)] for act in acts]
             if any(act is not None for act in here):
                 made.steps[name] = [act for act in here if act is not None]
         for name, edits in whole.cuts.items():

@@ -161,10 +161,35 @@ def test_inserts_that_cannot_work_are_refused(spec: mi.HookSpec, error: type[Exc
         small().run([[1, 2]], spec)
 
 
-def test_an_insert_is_neither_narrowed_nor_saved(tmp_path: Any) -> None:
+@given(ROWS, LAYOUTS, SEEDS, st.sampled_from([None, 3]))
+def test_a_narrowed_insert_writes_there_and_nowhere_else(
+    rows: list[list[int]], layout: str, seed: int, limit: int | None
+) -> None:
+    ids, mask = laid_out(rows, layout, seed)
+    spec = mi.insert(Module(), IN).at(pos=-1) + mi.capture(IN) + mi.capture(IN, before=True)
+    run = small().run(ids, spec, attention_mask=mask, batch_tokens=limit)
+    wanted = run.before[IN].clone()
+    for row, real in enumerate(run.mask):
+        last = int(real.nonzero()[-1])
+        wanted[row, last] = run.before[IN][row, last] @ ENCODER @ ENCODER.T
+    close(run[IN], wanted, 1e-4)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_narrowed_insert_in_a_generation_writes_at_its_positions(cache: bool) -> None:
+    spec = mi.insert(Module(), IN).at(pos=slice(-1, 4)) + mi.capture(IN) + mi.capture(IN, before=True)
+    generated = small().generate([[1, 2, 3]], spec, max_new_tokens=4, stop_at_eos=False, cache=cache)
+    new = generated.before[IN] @ ENCODER @ ENCODER.T
+    wanted = torch.cat([generated.before[IN][:, :2], new[:, 2:4], generated.before[IN][:, 4:]], dim=1)
+    close(generated[IN], wanted, 1e-4)
+
+
+def test_an_insert_is_not_saved_and_has_no_layers(tmp_path: Any) -> None:
     spec = mi.insert(Module(), "mine")
-    with pytest.raises(SpecError, match="cannot be narrowed"):
-        spec.at(pos=-1)
+    with pytest.raises(SpecError, match="has no layers to select"):
+        spec.at(layer=1)
+    assert spec.at(pos=-1) != spec
+    assert repr(spec.at(pos=-1)) == "insert(<Module>, 'mine').at(pos=-1)"
     with pytest.raises(NotSerialisable, match="insert"):
         spec.save(tmp_path / "x.json")
     assert repr(spec) == "insert(<Module>, 'mine')"
