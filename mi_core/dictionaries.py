@@ -19,9 +19,15 @@ __all__ = ["Dictionary", "FeatureActivations"]
 class FeatureActivations(Protocol):
     """Which features are active at which token, and how much."""
 
-    shape: tuple[int, ...]
-    """The dims of the tokens: ``(batch, pos)``, or whatever stood before the width of what was encoded."""
-    d_sae: int
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The dims of the tokens: ``(batch, pos)``, or whatever stood before the width of what was encoded."""
+        ...
+
+    @property
+    def d_sae(self) -> int:
+        """How many features there are."""
+        ...
 
     def dense(self) -> Float[Tensor, "*tokens feature"]:
         """One value for each token and feature."""

@@ -80,4 +80,6 @@ def sampled_norms(dictionary: SparseDictionary, count: int = SAMPLE) -> Float[Te
     weight, n = dictionary.W_dec, dictionary.d_sae
     by_rows = not isinstance(weight, Tensor) or weight.stride(-1) == 1
     index = torch.linspace(0, n - 1, min(count, n)).long() if by_rows else torch.arange(min(count, n))
-    return rows_of(weight, index).flatten(1).float().norm(dim=-1)
+    rows: Tensor = rows_of(weight, index).flatten(1).float()
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1)
+    return norms

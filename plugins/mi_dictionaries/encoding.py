@@ -115,7 +115,12 @@ class Encoder:
                 yield part, rows, self.scaled(self._pre(h[rows], weight, part), part)
 
     def _pre(self, h: Tensor, weight: Tensor, part: slice) -> Tensor:
-        return h @ weight if self.b is None else torch.addmm(self.b[part].to(h.dtype), h, weight)
+        if self.b is None:
+            return h @ weight
+        bias = self.b[part].to(h.dtype)
+        if h.dtype.itemsize < 4:  # rounded before the bias is added, as the libraries do that half precision is of
+            return h @ weight + bias
+        return torch.addmm(bias, h, weight)
 
     def _learns(self, h: Tensor) -> bool:
         held = (h, self.W, self.b, self.scale, *vars(self.activation).values())

@@ -20,8 +20,10 @@ State: TypeAlias = tuple[Tensor, ...]
 class Transform(Protocol):
     """One step on the way in, undone on the way out."""
 
-    undo: bool
-    """False: what is decoded stands at another point, where it is not undone."""
+    @property
+    def undo(self) -> bool:
+        """False: what is decoded stands at another point, where it is not undone."""
+        ...
 
     def into(self, x: Float[Tensor, "tokens d"]) -> tuple[Float[Tensor, "tokens d"], State]:
         """The activations transformed, and what undoing it needs."""

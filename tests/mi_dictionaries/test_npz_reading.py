@@ -93,7 +93,7 @@ def test_a_truncated_archive_is_refused(tmp_path, keep):
     np.savez(path, W_enc=np.random.default_rng(0).normal(size=(16, 48)).astype(np.float32), b=np.zeros(4))
     data = path.read_bytes()
     path.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
-    with pytest.raises(CorruptCheckpoint, match="no valid .npz archive"):
+    with pytest.raises(CorruptCheckpoint, match="no valid"):
         read_npz(path)
 
 
@@ -110,8 +110,9 @@ def test_a_flipped_bit_is_noticed(tmp_path):
 def test_a_member_that_is_no_array_and_a_name_that_occurs_twice_are_refused(tmp_path):
     with pytest.raises(CorruptCheckpoint, match=r"'run.py' is no .npy array"):
         read_npz(archive(tmp_path / "a.npz", {"run.py": b"print()"}))
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "b.npz", "w") as file:
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as file:
         file.writestr("a.npy", npy(np.ones(2)))
-        file.writestr("a.npy", npy(np.ones(2)))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            file.writestr("a.npy", npy(np.ones(2)))
     with pytest.raises(CorruptCheckpoint, match="occurs twice"):
         read_npz(tmp_path / "b.npz")

@@ -158,7 +158,7 @@ def plt_layer(files: Files, config: Config, layer: int, asked: Asked) -> SparseD
     reads, writes = points(config, layer)
     stored = Stored.safetensors(files, f"layer_{layer}.safetensors")
     encoder, decoder = stored.take("W_enc", "d_sae d_in"), stored.take("W_dec", "d_sae d_out")
-    parts = {
+    parts: dict[str, Any] = {
         "b_enc": stored.take("b_enc", "d_sae"),
         "b_dec": stored.take("b_dec", "d_out"),
         "W_skip": stored.maybe("W_skip", "d_out d_in"),
@@ -206,9 +206,11 @@ def clt_layer(files: Files, config: Config, layer: int, n_layers: int, asked: As
 def listed(files: Files, config: Config, asked: Asked) -> list[Any]:
     """One dictionary for each entry of the config's list: a URI, a path below the config, or an id with a file."""
     entries = config["transcoders"]
+    for key in ("activation", "k"):  # of the listed files, where they are circuit-tracer's
+        config.get(key)
     if not isinstance(entries, list) or not entries:
         raise BadConfig(f"{config.where}: 'transcoders' is {entries!r:.60}; a list with one entry per layer is needed.")
-    places = {}
+    places: dict[int, str] = {}
     for number, entry in enumerate(entries):
         layer, place = placed(config, number, entry)
         if layer in places:
@@ -250,8 +252,4 @@ def listed_layer(files: Files, config: Config, layer: int, place: str, asked: As
         found = plt_layer(there, plain, layer if stated is None else stated, asked)
     else:
         _, found = read_dictionary(there, replace(asked, file=name, layer=None))
-    if asked.layer is None or not isinstance(found, SparseDictionary):
-        pass
-    for key in ("activation", "k"):
-        config.get(key)
     return replace(found, reads=(reads,), writes=(writes,))

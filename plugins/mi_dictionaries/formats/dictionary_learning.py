@@ -111,11 +111,12 @@ def auto_encoder_new(stored: Stored, _: Config) -> tuple[Parts, tuple[str, ...]]
 
 def gated(stored: Stored, _: Config) -> tuple[Parts, tuple[str, ...]]:
     """A gate and a magnitude that share their weights."""
-    W_enc, W_dec, _ = linear(stored, bias=False)
+    W_enc, W_dec, none = linear(stored, bias=False)
     bias = stored.take("decoder_bias", "d_in")
     names = ("gate_bias", "mag_bias", "r_mag")
     activation = Gated(*(stored.take(name, "d_sae") for name in names))
-    return {"W_enc": W_enc, "W_dec": W_dec, "b_dec": bias, "b_in": bias, "activation": activation}, (CENTRED,)
+    parts = {"W_enc": W_enc, "W_dec": W_dec, "b_enc": none, "b_dec": bias, "b_in": bias}
+    return {**parts, "activation": activation}, (CENTRED,)
 
 
 def jump_relu(stored: Stored, trainer: Config) -> tuple[Parts, tuple[str, ...]]:

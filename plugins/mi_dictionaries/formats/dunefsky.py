@@ -67,7 +67,7 @@ def transcoder(config: Config, stored: Stored) -> SparseDictionary:
     writes = config["out_hook_point"] if transcodes else reads
     out = "d_out" if transcodes else "d_in"
     bias = stored.take("b_dec", "d_in")
-    weights = {
+    weights: dict[str, Any] = {
         "W_enc": stored.take("W_enc", "d_in d_sae"),
         "b_enc": stored.take("b_enc", "d_sae"),
         "W_dec": stored.take("W_dec", f"d_sae {out}"),

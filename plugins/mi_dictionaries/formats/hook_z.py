@@ -33,7 +33,7 @@ def mi_format(files: Files, asked: Asked) -> Any | None:
     if not isinstance(point, str) or not re.fullmatch(r"blocks\.\d+\.\S+", point):
         raise BadConfig(f"{config.where}: 'act_name' is {point!r}; the point that it reads is needed.", act_name=point)
     bias = stored.take("b_dec", "d_in")
-    weights = {
+    weights: dict[str, Any] = {
         "W_enc": stored.take("W_enc", "d_in d_sae"),
         "b_enc": stored.take("b_enc", "d_sae"),
         "W_dec": stored.take("W_dec", "d_sae d_in"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from mi_core.files import Files
 from mi_core.formats import Asked
@@ -25,7 +26,7 @@ def the_file(files: Files, asked: Asked, pattern: re.Pattern[str]) -> str | None
 
 def relu_pair(stored: Stored, encoder: str, decoder: str, point: str, about: About) -> SparseDictionary:
     """Encoder and decoder with their biases, as torch's Linear stores them; nothing is centred."""
-    weights = {
+    weights: dict[str, Any] = {
         "W_enc": stored.take(f"{encoder}.weight", "d_sae d_in").T,
         "b_enc": stored.take(f"{encoder}.bias", "d_sae"),
         "W_dec": stored.take(f"{decoder}.weight", "d_in d_sae").T,

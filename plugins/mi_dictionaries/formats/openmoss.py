@@ -137,7 +137,9 @@ class Own:
 def norms_of(decoder: Tensor | Stacked) -> Tensor:
     """The norms of decoder rows, over all that they write."""
     parts = decoder.parts if isinstance(decoder, Stacked) else (decoder.flatten(1),)
-    return torch.stack([part.float().norm(dim=-1) for part in parts]).norm(dim=0)
+    each = torch.stack([torch.linalg.vector_norm(part.float(), dim=-1) for part in parts])
+    norms: Tensor = torch.linalg.vector_norm(each, dim=0)
+    return norms
 
 
 def check_sizes(config: Config, stored: Stored) -> None:

@@ -71,8 +71,8 @@ def mi_format(files: Files, asked: Asked) -> Any | None:
 def made(data: Any, stored: Stored, where: str, *, free: bool = False) -> Any:
     """The value that the JSON describes; ``free``: inside details, where lists and mappings are what they are."""
     if isinstance(data, list):
-        values = [made(each, stored, where, free=free) for each in data]
-        return values if free else tuple(values)
+        items = [made(each, stored, where, free=free) for each in data]
+        return items if free else tuple(items)
     if not isinstance(data, dict):
         return data
     if "$tensor" in data:

@@ -40,6 +40,10 @@ NORMS: Final = (
     "covariance_whitening",
     "constant_scalar_rescale",
 )
+NORMED: Final[Mapping[str, tuple[Transform, str]]] = {
+    "layer_norm": (LayerNorm(), "activations are normed to mean 0 and deviation 1, token by token"),
+    "constant_norm_rescale": (ConstantNorm(), "activations are scaled to the norm sqrt(d_in), token by token"),
+}
 BATCH_TOPK: Final = ("batchtopk", "matryoshka_batchtopk")
 
 
@@ -126,10 +130,8 @@ def norm(files: Files, config: Config, sizes: Sizes) -> tuple[tuple[Transform, .
     kind = config.choice("normalize_activations", NORMS, default="none")
     found: tuple[Transform, ...] = ()
     said: tuple[str, ...] = ()
-    if kind == "layer_norm":
-        found, said = (LayerNorm(),), ("activations are normed to mean 0 and deviation 1, token by token",)
-    elif kind == "constant_norm_rescale":
-        found, said = (ConstantNorm(),), ("activations are scaled to the norm sqrt(d_in), token by token",)
+    if kind in NORMED:
+        found, said = (NORMED[kind][0],), (NORMED[kind][1],)
     scaler = files.read_json(SCALER) if files.has(SCALER) else {}
     scale = scaler.get("scaling_factor")
     if scale is not None:

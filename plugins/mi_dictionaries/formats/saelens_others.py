@@ -17,19 +17,15 @@ __all__ = ["attention_layers", "matching_pursuit", "temporal"]
 
 def matching_pursuit(config: Config, stored: Stored, frame: dict[str, Any]) -> MatchingPursuit:
     """Features are taken one by one; the bias is added only where it was subtracted."""
+    stored.take("b_dec", "d_in")
     return MatchingPursuit(
         **frame,
         W_dec=stored.take("W_dec", "d_sae d_in"),
-        b_dec=frame["b_in"] if frame["b_in"] is not None else dropped_bias(stored),
+        b_dec=frame["b_in"],
         residual_threshold=config.number("residual_threshold", default=1e-2),
         max_iterations=config.size("max_iterations", default=None),
         stop_on_duplicate_support=config.flag("stop_on_duplicate_support", default=True),
     )
-
-
-def dropped_bias(stored: Stored) -> None:
-    """A bias that is neither subtracted nor added; its size is still compared."""
-    stored.take("b_dec", "d_in")
 
 
 def temporal(config: Config, stored: Stored, frame: dict[str, Any]) -> Temporal:

@@ -69,7 +69,10 @@ def hookpoint(files: Files, asked: Asked) -> SparseDictionary:
     activation, said = activation_of(config, stored)
     root = model_of(files)
     module = files.place.name
-    parts = {"b_enc": stored.take("encoder.bias", "d_sae"), "W_skip": stored.maybe("W_skip", "d_out d_in")}
+    parts: dict[str, Any] = {
+        "b_enc": stored.take("encoder.bias", "d_sae"),
+        "W_skip": stored.maybe("W_skip", "d_out d_in"),
+    }
     stored.finish()
     unit = config.flag("normalize_decoder", default=True) and not transcodes
     refuse_unread(config, INERT, asked.ignore_config)

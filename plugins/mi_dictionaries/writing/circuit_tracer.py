@@ -33,11 +33,11 @@ def save_circuit_tracer(
     Raises:
         NotSerialisable: it has no layers from 0 on, or does something that circuit-tracer has no words for.
     """
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     layers = [checked(found, layer) for layer in range(len(found))]
     n = len(layers)
-    config = {
+    config: dict[str, Any] = {
         "model_kind": "cross_layer_transcoder" if found.cross_layer else "transcoder_set",
         "model_name": model or found.about.model,
         "feature_input_hook": suffix(found, [layer.reads[0] for layer in layers]),
@@ -92,9 +92,9 @@ def suffix(found: DictionarySet, points: list[str]) -> str:
 
 def shared(layer: SparseDictionary, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Encoder as stored there, and both biases."""
-    like = {"dtype": layer.W_enc.dtype}
-    b_enc = torch.zeros(layer.d_sae, **like) if layer.b_enc is None else layer.b_enc
-    return layer.W_enc.T, b_enc, torch.zeros(layer.d_out, **like) if bias is None else bias
+    dtype = layer.W_enc.dtype
+    b_enc = torch.zeros(layer.d_sae, dtype=dtype) if layer.b_enc is None else layer.b_enc
+    return layer.W_enc.T, b_enc, torch.zeros(layer.d_out, dtype=dtype) if bias is None else bias
 
 
 def threshold(layer: SparseDictionary) -> Tensor | None:

@@ -150,14 +150,14 @@ def encoded(dictionary: SparseDictionary, transcodes: bool) -> tuple[dict[str, A
     rescales = isinstance(activation, TopK | AbsTopK) and by_norms(dictionary)
     if not rescales:
         weight, b_enc, W_dec = folded(dictionary, weight, b_enc, W_dec)
-    like = {"dtype": W_dec.dtype}
-    b_dec = torch.zeros(dictionary.d_out, **like) if dictionary.b_dec is None else dictionary.b_dec
+    dtype = W_dec.dtype
+    b_dec = torch.zeros(dictionary.d_out, dtype=dtype) if dictionary.b_dec is None else dictionary.b_dec
     if dictionary.b_in is not None and (transcodes or not torch.equal(dictionary.b_in, b_dec)):
         raise refused(dictionary, "what it subtracts before encoding is not its decoder's bias")
     tensors = {"W_enc": weight, "W_dec": W_dec, "b_dec": b_dec}
     name, extra, own = architecture(dictionary, activation, transcodes)
     if not isinstance(activation, Gated):
-        tensors["b_enc"] = torch.zeros(dictionary.d_sae, **like) if b_enc is None else b_enc
+        tensors["b_enc"] = torch.zeros(dictionary.d_sae, dtype=dtype) if b_enc is None else b_enc
     elif b_enc is not None:
         raise refused(dictionary, "it is gated and has an encoder bias beside the gate's")
     if isinstance(activation, TopK | AbsTopK):
