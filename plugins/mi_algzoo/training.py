@@ -93,7 +93,10 @@ def begun(
         for layer in range(LAYERS):
             shapes[f"attns.{layer}.in_proj_weight"] = (3 * hidden, hidden)
             shapes[f"attns.{layer}.out_proj.weight"] = (hidden, hidden)
-        network, family = transformer, {"model_type": "algzoo_transformer", "num_layers": LAYERS, "input_range": n, "task": task.name}
+        network, family = (
+            transformer,
+            {"model_type": "algzoo_transformer", "num_layers": LAYERS, "input_range": n, "task": task.name},
+        )
     else:
         shapes = {"rnn.weight_ih_l0": (hidden, 1), "rnn.weight_hh_l0": (hidden, hidden)}
         shapes["linear.weight"] = (task.classes(n), hidden)
