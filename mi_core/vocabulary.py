@@ -79,11 +79,13 @@ STANDARD: Mapping[str, Standard] = {
     "attn.hook_v": Standard(KV_HEADS, "values: the projection with bias"),
     "attn.hook_q_clipped": Standard(HEADS, "queries cut off at the model's largest absolute value"),
     "attn.hook_k_clipped": Standard(KV_HEADS, "keys cut off at the model's largest absolute value"),
-    "attn.hook_v_clipped": Standard(KV_HEADS, "values cut off at the model's largest absolute value"),
     "attn.hook_q_normed": Standard(HEADS, "queries after the query norm"),
     "attn.hook_k_normed": Standard(KV_HEADS, "keys after the key norm"),
     "attn.hook_rot_q": Standard(HEADS, "queries as the dot product sees them: after norm and rotary"),
     "attn.hook_rot_k": Standard(KV_HEADS, "keys as the dot product sees them: after norm and rotary"),
+    "attn.hook_v_clipped": Standard(KV_HEADS, "values cut off at the model's largest absolute value"),
+    "attn.hook_v_scaled": Standard(KV_HEADS, "values times the model's factor"),
+    "attn.hook_v_normed": Standard(KV_HEADS, "values after the value norm"),
     "attn.hook_k_per_head": Standard(
         HEADS, "the key that each query head receives; a write reaches that head alone", on_demand=True
     ),
@@ -103,6 +105,9 @@ STANDARD: Mapping[str, Standard] = {
         EDGES, "what multiplies the values; rows of real tokens sum to one (less the sink)", replaces_kernel=True
     ),
     "attn.hook_z_ungated": Standard(HEADS, "the mixed values, before an output gate or sub-norm"),
+    "attn.hook_z_gate": Standard(
+        HEADS, "what an output gate multiplies the mixed values by; one for each head where d_head is 1"
+    ),
     "attn.hook_z": Standard(HEADS, "the mixed values: exactly what W_O multiplies"),
     "attn.hook_result": Standard(
         COPIES,

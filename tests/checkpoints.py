@@ -66,7 +66,11 @@ def save(model: Any, folder: Path, *, old: bool = False) -> Path:
 
 NESTED = ("full_attention", "sliding_attention")
 NEOX_KEYS = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
-OLD_KEYS: Mapping[str, Mapping[str, str]] = {"gpt_neox": NEOX_KEYS, "gpt_neox_japanese": NEOX_KEYS}
+OLD_KEYS: Mapping[str, Mapping[str, str]] = {
+    "gpt_neox": NEOX_KEYS,
+    "gpt_neox_japanese": NEOX_KEYS,
+    "mimo_v2_flash": {"rope_local_base_freq": "swa_rope_theta"},
+}
 """Families that spelled these in their own way."""
 
 
@@ -77,7 +81,8 @@ def old_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
     if set(NESTED) & set(rope):
         # the reference read one theta for each kind of layer, and one scaling, for the full layers
         full, sliding = (dict(rope[kind]) for kind in NESTED)
-        config["rope_local_base_freq"] = sliding["rope_theta"]
+        local = OLD_KEYS.get(str(config.get("model_type")), {}).get("rope_local_base_freq", "rope_local_base_freq")
+        config[local] = sliding["rope_theta"]
         rope = full
     keys = OLD_KEYS.get(str(config.get("model_type")), {})
     for key in ("rope_theta", "partial_rotary_factor"):

@@ -210,7 +210,7 @@ def check_heads_are_reached_alone(subject: Subject) -> None:
         # a norm before W_O reads all heads together
         mixed = "hook_z_ungated" if layer in layers_with(subject, "attn.hook_z_ungated") else "hook_z"
         point, z = f"blocks.{layer}.{site}", f"blocks.{layer}.attn.{mixed}"
-        names = {"attn.hook_v_per_head": ["attn.hook_v_clipped", "attn.hook_v"]}.get(
+        names = {"attn.hook_v_per_head": [f"attn.hook_v{how}" for how in ("_normed", "_scaled", "_clipped", "")]}.get(
             site, ["attn.hook_rot_k", "attn.hook_k_normed", "attn.hook_k_clipped", "attn.hook_k"]
         )
         shared = next(f"blocks.{layer}.{name}" for name in names if layer in layers_with(subject, name))

@@ -14,15 +14,17 @@ from torch.nn.functional import linear
 from mi_core.blueprint import empty
 from mi_core.errors import MemoryMismatch
 from mi_core.protocols import Batch, Memory, Site, Tap
-from mi_core.vocabulary import site
 from mi_decoder.alibi import Alibi
+from mi_decoder.attention_sites import attention_sites
 from mi_decoder.head_norms import HeadNorm, head_normed
 from mi_decoder.in_parts import in_parts
 from mi_decoder.kernels import Window, causal_is_enough, explicit, fused, masked, open_edges
 from mi_decoder.memory import KeyValues, Prefixes, ends, per_head
+from mi_decoder.output_gate import OutputGate
 from mi_decoder.rotary import Rotary
 from mi_decoder.split_inputs import OwnInput
 from mi_decoder.temperature import Temperature
+from mi_decoder.values import ValueChange
 
 __all__ = ["Attention", "AttentionModule"]
 
@@ -51,12 +53,20 @@ class Attention:
     """The norm of queries and keys, before they are turned unless it says otherwise."""
     clip: float | None = None
     """The largest absolute value that queries, keys and values keep. Source: transformers 5.24, OlmoAttention."""
+    clip_normed: bool = False
+    """Whether queries and keys are cut off behind their norm. Source: transformers 5.24, OlmoeAttention."""
     z_norm: HeadNorm | None = None
     """The norm between the mixed values and W_O. Source: transformers 5.24, BitNetAttention (attn_sub_norm)."""
     sinks: bool = False
     """Whether each head has a score that takes part in the softmax and has no value."""
     temperature: Temperature | None = None
     """What queries are multiplied by, depending on their position, once they are turned."""
+    d_value: int | None = None
+    """The width of a head's values; that of its queries and keys if None."""
+    values: ValueChange | None = None
+    """What happens to values before they are mixed."""
+    gate: OutputGate | None = None
+    """What mixed values are multiplied by before W_O."""
 
     def build(self, d_model: int) -> AttentionModule:
         """The module."""
@@ -67,31 +77,40 @@ class AttentionModule(nn.Module):
     """Causal self-attention; matrices lie as in checkpoints, ``[out, in]``."""
 
     takes_parts = True
-    reads: tuple[str, ...] = ("q", "k", "v")
     writes = ("o",)
 
     def __init__(self, spec: Attention, d_model: int) -> None:
         super().__init__()
         self.spec = spec
         self.d_model = d_model
-        self.n_heads, self.d_head = spec.n_heads, spec.d_head
+        self.n_heads, self.d_head, self.d_value = spec.n_heads, spec.d_head, spec.d_value or spec.d_head
         self.scale = spec.d_head**-0.5 if spec.scale is None else spec.scale
         self.rotary = spec.positions if isinstance(spec.positions, Rotary) else None
         self.alibi = spec.positions if isinstance(spec.positions, Alibi) else None
         self.normed_late = self.rotary is not None and spec.qk_norm is not None and spec.qk_norm.late
         # equal values share one table; a string is hashed faster than nested dataclasses
         self.table_key = repr(spec.positions)
-        for name, heads in (("q", spec.n_heads), ("k", spec.n_kv_heads), ("v", spec.n_kv_heads)):
-            self.register_parameter(f"{name}_weight", empty(heads * spec.d_head, d_model))
-            self.register_parameter(f"{name}_bias", empty(heads * spec.d_head) if spec.bias else None)
+        rows = {"q": spec.n_heads * spec.d_head, "k": spec.n_kv_heads * spec.d_head}
+        rows["v"] = spec.n_kv_heads * self.d_value
+        for name, count in rows.items():
+            self.register_parameter(f"{name}_weight", empty(count, d_model))
+            self.register_parameter(f"{name}_bias", empty(count) if spec.bias else None)
         for name, heads in (("q_norm", spec.n_heads), ("k_norm", spec.n_kv_heads)):
             norm = None if spec.qk_norm is None else spec.qk_norm.build(heads, spec.d_head, f"attn.{name}")
             self.add_module(name, norm)
-        z_norm = None if spec.z_norm is None else spec.z_norm.build(spec.n_heads, spec.d_head, "attn.z_norm")
+        z_norm = None if spec.z_norm is None else spec.z_norm.build(spec.n_heads, self.d_value, "attn.z_norm")
         self.add_module("z_norm", z_norm)
         self.register_parameter("sink_bias", empty(spec.n_heads) if spec.sinks else None)
-        self.register_parameter("o_weight", empty(d_model, spec.n_heads * spec.d_head))
+        factors = 0 if spec.gate is None else spec.n_heads * spec.gate.width(self.d_value)
+        self.register_parameter("gate_weight", empty(factors, d_model) if factors else None)
+        self.register_parameter("gate_bias", None)
+        self.register_parameter("o_weight", empty(d_model, spec.n_heads * self.d_value))
         self.register_parameter("o_bias", empty(d_model) if spec.out_bias else None)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The matrices that multiply the input."""
+        return ("q", "k", "v") if self.spec.gate is None else ("q", "k", "v", "gate")
 
     @property
     def reads_positions(self) -> bool:
@@ -119,18 +138,14 @@ class AttentionModule(nn.Module):
         """
         own: Mapping[str, Any] = self._parameters  # spares a Python call for each parameter
         before, x = x, tap("attn.hook_in", x)
-        q, k, v, *sources = self.projected(x, x if batch.keep is None else batch.kept(x), tap)
+        asking = x if batch.keep is None else batch.kept(x)
+        q, k, v, *sources = self.projected(x, asking, tap)
         if inputs:
             # what is written to the input that all share is added to each head's own
             change = (x - before).unsqueeze(2) if tap.edits("attn.hook_in") else None
             q, k, v = self.read_apart({"q": q, "k": k, "v": v}, inputs, change)
         q, k, v = tap("attn.hook_q", q), tap("attn.hook_k", k), tap("attn.hook_v", v)
-        clip = self.spec.clip
-        if clip is not None:
-            q = tap("attn.hook_q_clipped", q.clamp(-clip, clip))
-            k = tap("attn.hook_k_clipped", k.clamp(-clip, clip))
-            v = tap("attn.hook_v_clipped", v.clamp(-clip, clip))
-        q, k = self.placed(q, k, batch, tap)
+        q, k, v = *self.placed(q, k, batch, tap), self.valued(v, tap)
         if tap.wants("attn.hook_k_per_head", "attn.hook_v_per_head"):
             k, v = self.told_apart(k, v, tap)
         heads = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
@@ -138,6 +153,8 @@ class AttentionModule(nn.Module):
         z, z_norm = z.transpose(1, 2), self._modules["z_norm"]
         if z_norm is not None:
             z = head_normed(z_norm, tap("attn.hook_z_ungated", z))
+        if self.spec.gate is not None:
+            z = self.gated(self.spec.gate, z, asking, tap)
         z = tap("attn.hook_z", z)
         if tap.wants("attn.hook_result"):
             result = tap("attn.hook_result", torch.einsum("bphd,mhd->bphm", z, self.heads_of_o()))
@@ -159,7 +176,7 @@ class AttentionModule(nn.Module):
         heads = (rows, columns, -1, self.d_head)
         q = linear(asking, own["q_weight"], own["q_bias"]).view(rows, -1, self.n_heads, self.d_head)
         k = linear(x, own["k_weight"], own["k_bias"]).view(heads)
-        return q, k, linear(x, own["v_weight"], own["v_bias"]).view(heads)
+        return q, k, linear(x, own["v_weight"], own["v_bias"]).view(rows, columns, -1, self.d_value)
 
     def placed(
         self,
@@ -169,9 +186,11 @@ class AttentionModule(nn.Module):
         tap: Tap,
     ) -> tuple[Float[Tensor, "batch query_pos head d_head"], Float[Tensor, "batch pos kv_head d_head"]]:
         """Queries and keys as the dot product sees them: normed and turned, in the order that the model has."""
-        rotary, late = self.rotary, self.normed_late
+        rotary, late, cut_late = self.rotary, self.normed_late, self.spec.clip_normed
+        q, k = (q, k) if cut_late else self.cut_off(tap, q=q, k=k)
         if self.spec.qk_norm is not None and not late:
             q, k = self.normed(q, k, tap)
+        q, k = self.cut_off(tap, q=q, k=k) if cut_late else (q, k)
         if rotary is not None:
             table = batch.once((self.table_key, k.dtype, k.device), lambda: rotary.table(batch, k.dtype))
             own_turn = table if batch.keep is None else (batch.kept(table[0]), batch.kept(table[1]))
@@ -183,6 +202,33 @@ class AttentionModule(nn.Module):
         if rotary is not None or temperature is not None:
             q, k = tap("attn.hook_rot_q", q), tap("attn.hook_rot_k", k)
         return q, k
+
+    def valued(
+        self, v: Float[Tensor, "batch pos kv_head d_value"], tap: Tap
+    ) -> Float[Tensor, "batch pos kv_head d_value"]:
+        """Values as they are mixed."""
+        (v,) = self.cut_off(tap, v=v)
+        change = self.spec.values
+        return v if change is None else tap(change.site, change(v))
+
+    def cut_off(self, tap: Tap, **parts: Float[Tensor, "..."]) -> tuple[Tensor, ...]:
+        """Queries, keys or values within the largest absolute value, where there is one."""
+        clip = self.spec.clip
+        if clip is None:
+            return tuple(parts.values())
+        return tuple(tap(f"attn.hook_{name}_clipped", part.clamp(-clip, clip)) for name, part in parts.items())
+
+    def gated(
+        self,
+        gate: OutputGate,
+        z: Float[Tensor, "batch query_pos head d_value"],
+        asking: Float[Tensor, "batch query_pos d_model"],
+        tap: Tap,
+    ) -> Float[Tensor, "batch query_pos head d_value"]:
+        """Mixed values behind the gate."""
+        own: Mapping[str, Any] = self._parameters
+        z, pre = tap("attn.hook_z_ungated", z), linear(asking, own["gate_weight"], own["gate_bias"])
+        return z * tap("attn.hook_z_gate", gate.opened(pre, self.n_heads))
 
     def normed(
         self, q: Float[Tensor, "batch query_pos head d_head"], k: Float[Tensor, "batch pos kv_head d_head"], tap: Tap
@@ -201,10 +247,10 @@ class AttentionModule(nn.Module):
         for part, own in inputs.items():
             if part in shared:
                 x = own.x if change is None else own.x + change
-                weight = self.get_parameter(f"{part}_weight").view(x.shape[2], self.d_head, self.d_model)
+                weight = self.get_parameter(f"{part}_weight").view(x.shape[2], -1, self.d_model)
                 bias = self._parameters[f"{part}_bias"]
                 made = torch.einsum("bphm,hdm->bphd", x, weight)
-                made = made if bias is None else made + bias.view(x.shape[2], self.d_head)
+                made = made if bias is None else made + bias.view(x.shape[2], -1)
                 shared[part] = own.instead_of(shared[part], made)
         return shared["q"], shared["k"], shared["v"]
 
@@ -287,35 +333,7 @@ class AttentionModule(nn.Module):
 
     def sites(self) -> Sequence[Site]:
         """Everything from the input to the output, in firing order."""
-        spec = self.spec
-        per_query = {"head": spec.n_heads, "d_head": spec.d_head}
-        # with the number of query heads, for the error that tells which of them read a key head
-        per_key = {"kv_head": spec.n_kv_heads, "d_head": spec.d_head, "head": spec.n_heads}
-        normed = (site("attn.hook_q_normed", None, **per_query), site("attn.hook_k_normed", None, **per_key))
-        clipped = (
-            site("attn.hook_q_clipped", None, **per_query),
-            site("attn.hook_k_clipped", None, **per_key),
-            site("attn.hook_v_clipped", None, **per_key),
-        )
-        turned = (site("attn.hook_rot_q", None, **per_query), site("attn.hook_rot_k", None, **per_key))
-        return (
-            site("attn.hook_in", d_model=self.d_model),
-            site("attn.hook_q", None, **per_query),
-            site("attn.hook_k", None, **per_key),
-            site("attn.hook_v", None, **per_key),
-            *(clipped if spec.clip is not None else ()),
-            *(normed if spec.qk_norm is not None else ()),
-            *(turned if self.rotary is not None or spec.temperature is not None else ()),
-            site("attn.hook_k_per_head", None, **per_query),
-            site("attn.hook_v_per_head", None, **per_query),
-            site("attn.hook_attn_scores", head=spec.n_heads),
-            *((site("attn.hook_sink", head=spec.n_heads),) if spec.sinks else ()),
-            site("attn.hook_pattern", head=spec.n_heads),
-            *(() if spec.z_norm is None else (site("attn.hook_z_ungated", None, **per_query),)),
-            site("attn.hook_z", None, **per_query),
-            site("attn.hook_result", head=spec.n_heads, d_model=self.d_model),
-            site("attn.hook_out", d_model=self.d_model),
-        )
+        return attention_sites(self.spec, self.d_model, turned=self.rotary is not None)
 
     def weights(self) -> Mapping[str, Tensor]:
         """``W_Q``, ``W_K``, ``W_V`` as ``[head d_model d_head]``, ``W_O`` as ``[head d_head d_model]``, and biases.
@@ -323,16 +341,20 @@ class AttentionModule(nn.Module):
         Keys and values have as many heads as there are. Source: TransformerLens 2, components/abstract_attention.py.
         """
         weights: dict[str, Tensor] = {}
-        for name in ("q", "k", "v"):
+        for name, width in (("q", self.d_head), ("k", self.d_head), ("v", self.d_value)):
             matrix = self.get_parameter(f"{name}_weight")
-            weights[f"attn.W_{name.upper()}"] = matrix.view(-1, self.d_head, self.d_model).transpose(1, 2)
+            weights[f"attn.W_{name.upper()}"] = matrix.view(-1, width, self.d_model).transpose(1, 2)
             bias = getattr(self, f"{name}_bias")
             if bias is not None:
-                weights[f"attn.b_{name.upper()}"] = bias.view(-1, self.d_head)
+                weights[f"attn.b_{name.upper()}"] = bias.view(-1, width)
         weights["attn.W_O"] = self.heads_of_o().permute(1, 2, 0)
         if isinstance(self.o_bias, Tensor):
             weights["attn.b_O"] = self.o_bias
         if isinstance(self.sink_bias, Tensor):
             weights["attn.sinks"] = self.sink_bias
+        if isinstance(self.gate_weight, Tensor):
+            weights["attn.W_gate"] = self.gate_weight.view(self.n_heads, -1, self.d_model).transpose(1, 2)
+        if isinstance(self.gate_bias, Tensor):
+            weights["attn.b_gate"] = self.gate_bias.view(self.n_heads, -1)
         norms: list[Any] = [norm for norm in (self.q_norm, self.k_norm, self.z_norm) if norm is not None]
         return weights | {name: tensor for norm in norms for name, tensor in norm.weights().items()}

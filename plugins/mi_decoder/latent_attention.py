@@ -92,7 +92,7 @@ class LatentAttentionModule(AttentionModule):
         self.register_parameter("o_weight", empty(d_model, heads * spec.d_value))
 
     @property
-    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+    def reads(self) -> tuple[str, ...]:
         """The matrices that multiply the input."""
         return ("kv_down", "q" if self.latent.q_rank is None else "q_down")
 
@@ -139,7 +139,7 @@ class LatentAttentionModule(AttentionModule):
     ) -> tuple[Float[Tensor, "batch head query_pos d_value"], Memory | None]:
         """The mixed values, and what is remembered: latents if they still say all of keys and values."""
         spec = self.latent
-        changed = spec.clip is not None or spec.qk_norm is not None or tap.edits(*BEHIND_LATENTS)
+        changed = any(part is not None for part in (spec.clip, spec.values, spec.qk_norm)) or tap.edits(*BEHIND_LATENTS)
         lost = changed or isinstance(memory, KeyValues)
         if latent is None or batch.parts or lost or (memory is None and batch.record is None):
             return super().attend(q, k, v, batch, tap, memory)
@@ -204,16 +204,13 @@ class LatentAttentionModule(AttentionModule):
         return linear(tap("attn.hook_q_latent", norm.plain(down)), self.get_parameter("q_up_weight"))
 
     def sites(self) -> Sequence[Site]:
-        """Those of attention, with values of their own width, and the latents before queries, keys and values."""
+        """Those of attention, and the latents before queries, keys and values."""
         spec, found = self.latent, []
         for offered in super().sites():
             if offered.name == "attn.hook_q":
                 found += [] if spec.q_rank is None else [site("attn.hook_q_latent", q_rank=spec.q_rank)]
                 found += [site("attn.hook_kv_latent", kv_rank=spec.kv_rank)]
-            if offered.name in ("attn.hook_v", "attn.hook_v_per_head", "attn.hook_z"):
-                found.append(site(offered.name, None, **{**offered.sizes, "d_head": spec.d_value}))
-            else:
-                found.append(offered)
+            found.append(offered)
         return found
 
     def weights(self) -> Mapping[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What happens to queries, keys, values and their mixture on the way: clips, norms before and behind the rotation."""
+"""What happens to queries, keys, values and their mixture on the way: clips, norms, factors, gates."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from mi_core.protocols import Batch
 from mi_core.taps import IdleTap
 from mi_decoder import Attention, GatedMLP, HeadNorm, NoGain, RMSNorm, Rotary
 from mi_decoder.head_norms import head_normed
+from mi_decoder.output_gate import OutputGate
+from mi_decoder.values import NormedValues, ScaledValues
 
 ZEROS = torch.zeros(2, dtype=torch.long)
 BATCH = Batch(torch.zeros(2, 5, dtype=torch.long), ZEROS, ZEROS + 5, ZEROS + 5, torch.arange(5).expand(2, 5))
@@ -103,3 +106,52 @@ def test_neurons_are_normed_before_w_out() -> None:
     normed = plain / (plain.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * module.weights()["mlp.norm.w"]
     torch.testing.assert_close(tap.seen["mlp.hook_post"], normed)
     torch.testing.assert_close(tap.seen["mlp.hook_out"], normed @ module.weights()["mlp.W_out"])
+
+
+def test_queries_and_keys_may_be_cut_off_behind_their_norm() -> None:
+    module, x = made(clip=0.5, clip_normed=True, qk_norm=HeadNorm(RMSNorm(1e-5)))
+    found = seen(module, x)
+    for name in "qk":
+        assert found[f"{name}_normed"].abs().max() > 0.5
+        assert torch.equal(found[f"{name}_clipped"], found[f"{name}_normed"].clamp(-0.5, 0.5))
+    assert torch.equal(found["v_clipped"], found["v"].clamp(-0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (ScaledValues(0.5), lambda v: 0.5 * v),
+        (NormedValues(1e-3), lambda v: torch.rms_norm(v, (4,), None, 1e-3)),
+    ],
+)
+def test_values_are_changed_behind_their_projection_and_may_be_narrower(change: Any, wanted: Any) -> None:
+    module, x = made(d_value=4, values=change)
+    found = seen(module, x)
+    changed = found[change.site.removeprefix("attn.hook_")]
+    assert found["v"].shape == (2, 5, 2, 4)
+    torch.testing.assert_close(changed, wanted(found["v"]))
+    mixed = torch.einsum("bhqk,bkhd->bqhd", found["pattern"], changed.repeat_interleave(2, 2))
+    torch.testing.assert_close(found["z"], mixed)
+    assert module.weights()["attn.W_V"].shape == (2, 8, 4)
+    assert module.weights()["attn.W_O"].shape == (4, 4, 8)
+
+
+@pytest.mark.parametrize(
+    "gate", [OutputGate(), OutputGate(softplus, by_head=True), OutputGate(softplus, by_head=True, wide=True)]
+)
+def test_gates_multiply_mixed_values_by_what_attention_reads(gate: OutputGate) -> None:
+    module, x = made(gate=gate)
+    found, weights = seen(module, x), module.weights()
+    pre = torch.einsum("bpm,hmd->bphd", x, weights["attn.W_gate"])
+    torch.testing.assert_close(found["z_gate"], gate.activation(pre))
+    assert found["z_gate"].shape[-1] == (1 if gate.by_head else 6)
+    assert torch.equal(found["z"], found["z_ungated"] * found["z_gate"])
+    more = seen(module, x, Seeing("attn.hook_z_gate", 1.0))
+    torch.testing.assert_close(more["z"], found["z"] + found["z_ungated"])
+
+
+def test_a_wide_gate_is_computed_in_float32() -> None:
+    pre = torch.linspace(-4, 4, 8).bfloat16().view(1, 1, 8)
+    wide, narrow = (OutputGate(softplus, wide=wide).opened(pre, 2) for wide in (True, False))
+    assert wide.dtype == narrow.dtype == torch.bfloat16
+    assert torch.equal(wide, softplus(pre.float()).bfloat16().view(1, 1, 2, 4))
