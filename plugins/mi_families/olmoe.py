@@ -17,7 +17,7 @@ from mi_decoder.examples import TINY
 from mi_decoder.moe_config import LEARNING_TO_ROUTE, gate, moe_names, n_experts
 from mi_decoder.rope_config import rotary
 from mi_decoder.routing import TopK
-from mi_decoder.translation import NORMED_HEADS, blueprint, decoder, heads, only
+from mi_decoder.translation import NORMED_HEADS, blueprint, decoder, heads
 
 NAMES = {**NORMED_HEADS, **moe_names()}
 
@@ -30,8 +30,8 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     positions = rotary(config, d_head, n_ctx)
     norm = RMSNorm(config.number("rms_norm_eps", default=1e-5, at_least=0.0))
     bias = config.flag("attention_bias", default=False)
-    only(config, "clip_qkv", None)  # which no published file sets
     values: dict[str, Any] = {"bias": bias, "out_bias": bias, "qk_norm": HeadNorm(norm, "together")}
+    values |= {"clip": config.number("clip_qkv", default=None, at_least=1e-9), "clip_normed": True}
     mixer = Attention(n_heads, n_kv_heads, d_head, positions, **values)
     normalise = config.flag("norm_topk_prob", default=False)
     experts = Experts(
@@ -48,11 +48,11 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
 
 @hookimpl
 def mi_family_examples() -> Sequence[Mapping[str, Any]]:
-    """Tiny configs: as published; normalised weights and biases, in the older spelling."""
+    """Tiny configs: as published; normalised weights, biases and a clip, in the older spelling."""
     tiny = {"model_type": "olmoe", **TINY, "num_hidden_layers": 2, "num_experts_per_tok": 3, "intermediate_size": 20}
     return (
         tiny | {"num_experts": 8},
         tiny
-        | {"num_experts": 5, "norm_topk_prob": True, "attention_bias": True, "rope_theta": 1e3}
+        | {"num_experts": 5, "clip_qkv": 0.7, "norm_topk_prob": True, "attention_bias": True, "rope_theta": 1e3}
         | {"tie_word_embeddings": True, "rms_norm_eps": 1e-6},
     )
