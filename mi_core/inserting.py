@@ -100,7 +100,9 @@ class InsertCall:
 
     def _call(self) -> None:
         here = home_of(self.bound.module) or next(reversed(self.values.values())).device
-        results = self.bound.module({name: value.to(here) for name, value in self.values.items()}, self.tap)
+        # values and results are keyed by the names that the module gave in ``reads`` and ``writes``
+        given = dict(zip(self.bound.module.reads, self.bound.reads, strict=True))
+        results = self.bound.module({name: self.values[known].to(here) for name, known in given.items()}, self.tap)
         if not isinstance(results, Mapping) or not all(is_result(value) for value in results.values()):
             raise HookContractBroken(
                 f"the insert {self.bound.name!r} returned {type(results).__name__}, not a mapping from the points that "
@@ -110,7 +112,6 @@ class InsertCall:
         self.results = dict(results)
 
     def _result(self, name: str, value: Tensor) -> Tensor:
-        # results are keyed by the names that the module gave in ``writes``
         given = dict(zip(self.bound.writes, self.bound.module.writes, strict=True))
         results = self.results or {}
         if results.keys().isdisjoint({given[name], name}):

@@ -34,9 +34,20 @@ class InsertModule(Protocol):
     there when the point fires, or None to leave it. ``sites`` are its own: they become points ``NAME.site`` of the run.
     """
 
-    reads: Sequence[str]
-    writes: Sequence[str]
-    sites: Sequence[Site]
+    @property
+    def reads(self) -> Sequence[str]:
+        """The points that it reads."""
+        ...
+
+    @property
+    def writes(self) -> Sequence[str]:
+        """The points that it writes."""
+        ...
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """Its own."""
+        ...
 
     def __call__(self, values: Mapping[str, Tensor], tap: Tap) -> Mapping[str, Tensor | Intervention | None]:
         """What happens at each point that it writes."""

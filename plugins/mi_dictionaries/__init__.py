@@ -10,6 +10,7 @@ from mi_dictionaries.matching_pursuit import MatchingPursuit
 from mi_dictionaries.rows import Stacked
 from mi_dictionaries.sets import DictionarySet
 from mi_dictionaries.sparse import SparseDictionary
+from mi_dictionaries.splicing import splice
 from mi_dictionaries.temporal import Temporal, TemporalAttention
 from mi_dictionaries.transforms import Centred, ConstantNorm, LayerNorm, Scaled, Shifted, Transform, Whitened
 from mi_dictionaries.writing import save, save_circuit_tracer, save_saelens
@@ -44,4 +45,5 @@ __all__ = [
     "save",
     "save_circuit_tracer",
     "save_saelens",
+    "splice",
 ]
