@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # what type checkers see; a test keeps it equal to the table
     from mi_core.loading import load
     from mi_core.looping import Loop, looped
     from mi_core.memory import ModelMemory
+    from mi_core.memory_report import MemoryReport
     from mi_core.metrics import Metric, kl, log_prob, logit, logit_diff, loss, metric, prob, rank
     from mi_core.model import Model
     from mi_core.positions import GENERATED, PROMPT, Span, Token, Turn
@@ -80,6 +81,7 @@ __all__ = [
     "Labelled",
     "Loop",
     "Mean",
+    "MemoryReport",
     "Metric",
     "Model",
     "ModelMemory",
@@ -183,6 +185,7 @@ HOMES = {
         "looped",
     ),
     "memory": ("ModelMemory",),
+    "memory_report": ("MemoryReport",),
     "metrics": (
         "Metric",
         "kl",

@@ -19,6 +19,7 @@ from mi_core.families import blueprint_of, empty_backend, family_of
 from mi_core.fill import assign, check_blueprint, check_loaded, slots, tie
 from mi_core.inert import check_config_used
 from mi_core.loading import chosen_device, chosen_dtype, versions
+from mi_core.placed import PlacedBackend
 from mi_core.protocols import Backend
 from mi_core.provenance import Provenance
 from mi_core.toys import toy_config
@@ -158,7 +159,8 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
     config = Config(model.config)
     family = family_of(config, model.provenance.family if model.provenance.read_as else None)
     blueprint = blueprint_of(family, config, None)
-    places = slots(module_of(model.backend))
+    placed = model.backend if isinstance(model.backend, PlacedBackend) else None
+    places = slots(module_of(model.backend)) if placed is None else placed.gathered()
     if not places.keys() >= blueprint.weights.keys():
         raise NotSerialisable(
             f"{model.name} is built around the backend of {family.name}: save the model that is inside it.",

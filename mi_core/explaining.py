@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mi_core.binding import Binding, BoundCapture, BoundEdit
+from mi_core.device_maps import OUTSIDE, PlaceUse
 from mi_core.layer_spans import layer_words, spans
+from mi_core.placed import placed_in
 from mi_core.spec import narrowing
 
 if TYPE_CHECKING:
     from mi_core.metering import Cost
+    from mi_core.model import Model
     from mi_core.plans import Plan
     from mi_core.rehearsing import Kept, Rehearsed
 
@@ -36,6 +39,7 @@ def run_topics(plan: Plan) -> Topics:
     found = plan.rehearsal
     topics = [
         ("run", [opening(plan)]),
+        ("weights", weight_lines(plan.model)),
         ("layers", [layers_line(plan)]),
         ("attention", kernel_lines(plan.binding, plan.layers, found.fused)),
         ("writes", write_lines(plan.binding)),
@@ -58,6 +62,25 @@ def opening(plan: Plan) -> str:
     return (
         f"{model.provenance.ref} ({model.provenance.family}), {dtype} on {model.device}; {rows} of {tokens}{going_on}"
     )
+
+
+def weight_lines(model: Model) -> list[str]:
+    """Where the weights are, if not all on one device."""
+    placed = placed_in(model.backend)
+    return [] if placed is None else [use_words(use, placed.device_map.main) for use in placed.uses]
+
+
+def use_words(use: PlaceUse, main: str) -> str:
+    """What one place holds.
+
+    >>> use_words(PlaceUse("disk", ("blocks.2", "blocks.3"), 1_200_000, True), "cpu")
+    'layers 2 to 3: 1.2 MB on disk, brought to cpu for each call'
+    """
+    layers = [int(name.partition(".")[2]) for name in use.units if name != OUTSIDE]
+    what = [layer_words(layers)] if layers else []
+    what += ["embedding and unembedding"] if OUTSIDE in use.units else []
+    coming = f", brought to {main} for each call" if use.offloaded else ""
+    return f"{' and '.join(what)}: {amount(use.bytes)} on {use.place}{coming}"
 
 
 def layers_line(plan: Plan) -> str:
@@ -162,6 +185,7 @@ def run_data(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.model.provenance.ref,
         "tokens": plan.layout.length.tolist(),
+        "weights": weight_lines(plan.model),
         "layers": list(plan.layers),
         "stops_after": plan.stops_after,
         "kernels": {str(layer): kernel for layer, kernel in plan.kernels.items()},

@@ -15,6 +15,7 @@ from mi_core.explaining import (
     kernel_lines,
     opening,
     run_data,
+    weight_lines,
     write_lines,
 )
 from mi_core.layer_spans import layer_words
@@ -33,6 +34,7 @@ def sweep_topics(plan: SweepPlan) -> Topics:
     """What a sweep will do."""
     topics = [
         ("sweep", [sizes(plan), opening(plan.base)]),
+        ("weights", weight_lines(plan.base.model)),
         ("metric", [metric_line(plan)]),
         ("source", [] if plan.source is None else source_lines(plan)),
         ("under all", write_lines(plan.base.binding)),

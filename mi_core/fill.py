@@ -40,17 +40,33 @@ def fill(
         BrokenPlugin: the blueprint does not fit its own backend.
     """
     places = slots(module)
-    check_blueprint(places, blueprint, family)
-    ignored = check_names(blueprint, tensors, family, ignore)
-    check_shapes(places, blueprint, tensors, family)
+    ignored = check_checkpoint(places, blueprint, tensors, family, ignore)
     for name, weight in blueprint.weights.items():
         value = viewed(name, weight, tensors)
         check_value(name, weight, value, places[name], tensors)
-        kept = torch.promote_types(dtype, torch.float32) if weight.wide else dtype
-        assign(module, name, converted(value, kept, device))
+        own = converted(value, kept_dtype(value, weight, dtype), device)
+        assign(module, name, own)
+        tensors.let_go(0 if own is value else value.nbytes)
     tie(module, blueprint)
     check_loaded(module, family)
     return ignored
+
+
+def check_checkpoint(
+    places: Mapping[str, Tensor], blueprint: Blueprint, tensors: TensorIndex, family: str, ignore: Collection[str]
+) -> tuple[str, ...]:
+    """Everything that can be said before a number is read; returns the names that ``ignore`` left out."""
+    check_blueprint(places, blueprint, family)
+    ignored = check_names(blueprint, tensors, family, ignore)
+    check_shapes(places, blueprint, tensors, family)
+    return ignored
+
+
+def kept_dtype(value: Tensor, weight: Weight, dtype: torch.dtype) -> torch.dtype:
+    """The type of a parameter in a model of some dtype: whole numbers keep theirs, wide ones are float32 at least."""
+    if not value.is_floating_point():
+        return value.dtype
+    return torch.promote_types(dtype, torch.float32) if weight.wide else dtype
 
 
 def slots(module: nn.Module) -> dict[str, Tensor]:
@@ -75,12 +91,12 @@ def tie(module: nn.Module, blueprint: Blueprint) -> None:
         module.get_submodule(path)._parameters[leaf] = module.get_parameter(target)
 
 
-def check_loaded(module: nn.Module, family: str) -> None:
-    """Refuse a module that still has empty places.
+def check_loaded(module: nn.Module, family: str, *, offloaded: Collection[str] = ()) -> None:
+    """Refuse a module that still has empty places, but for those that are filled for each call.
 
     torch on the CPU multiplies by a meta tensor without an error and returns garbage, so this is checked once for all.
     """
-    empty = [name for name, tensor in slots(module).items() if tensor.is_meta]
+    empty = [name for name, tensor in slots(module).items() if tensor.is_meta and name not in offloaded]
     if empty:
         raise NotLoaded(
             f"{family}: {len(empty)} parameters hold no numbers yet: {listing(empty)}. Load a checkpoint with mi.load, "
@@ -196,7 +212,7 @@ def converted(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor
     """In the wanted type and place; itself where it is both already."""
     if value.is_meta:  # a view that lost the numbers: `check_loaded` names it
         return value
-    return value.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
+    return value.to(device=device, dtype=dtype)
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

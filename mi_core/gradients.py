@@ -75,7 +75,7 @@ def differentiated(
     found = torch.autograd.grad(outputs, inputs, weights, retain_graph=True, allow_unused=True)
     result = {}
     for captured, path, gradient in zip(held, inputs, found, strict=True):
-        whole = torch.zeros_like(path) if gradient is None else gradient
+        whole = (torch.zeros_like(path) if gradient is None else gradient).to(outputs[0].device)
         result[captured.point.name] = run._as_shown(captured.selection, captured.selection.gather(whole)[0])
     return result
 

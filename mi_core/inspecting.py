@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
+import torch
+from torch import nn
+
 from mi_core.automatic import family_for
+from mi_core.blueprint import Blueprint
 from mi_core.config import Config
+from mi_core.device_maps import Device, Limits, PlaceUse, device_map_of, layer_units, units_of, uses_of
 from mi_core.errors import MiError, MissingTensors, UnusedTensors
 from mi_core.families import blueprint_of, config_of, empty_backend
 from mi_core.files import Files
-from mi_core.fill import check_blueprint, check_names, check_shapes, matches, slots
+from mi_core.fill import check_checkpoint, matches, slots
 from mi_core.inert import check_config_used
 from mi_core.layer_spans import layer_words
-from mi_core.loading import CONFIG, read_config, resolve
+from mi_core.loading import CONFIG, checked_limits, chosen_dtype, read_config, resolve
 from mi_core.protocols import Backend, Site
 from mi_core.quantised import refuse_quantised_tensors
 from mi_core.resembling import hinted
 from mi_core.tensors import WEIGHTS, TensorIndex
 
-__all__ = ["Inspection", "inspect"]
+__all__ = ["Inspection", "Placement", "inspect"]
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a device map would do with a model."""
+
+    uses: tuple[PlaceUse, ...]
+    main: str
+    """Where everything that does not stay elsewhere is computed."""
+    dtype: str
+
+    @property
+    def brought(self) -> int:
+        """Bytes of weights that come to the main device in each forward pass."""
+        return sum(use.bytes for use in self.uses if use.offloaded)
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,8 @@ class Inspection:
     """Patterns of tensors that are left out on purpose, and why."""
     cache: int | None = None
     """Numbers that one token leaves in keys and values; None where that is not what layers remember."""
+    placement: Placement | None = None
+    """What would go where, if a device map was asked for."""
 
     @property
     def memory(self) -> dict[str, int]:
@@ -55,10 +77,22 @@ class Inspection:
         return {dtype: self.parameters * size for dtype, size in BYTES.items()}
 
 
-def inspect(ref: str | os.PathLike[str], *, revision: str | None = None, token: str | bool | None = None) -> Inspection:
+def inspect(
+    ref: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    device_map: str | Mapping[str, Device] | None = None,
+    max_memory: Mapping[Device, int | str] | None = None,
+    dtype: str | torch.dtype = "auto",
+) -> Inspection:
     """What is this checkpoint, would it load, and how much memory would it take? Only headers are read.
 
+    With a ``device_map``, ``max_memory`` and ``dtype`` as for `load`: what would go where, on devices that need not be
+    here.
+
     Raises:
+        LoadError: no such map fits.
         ModelNotFound: there is no such model, or no config and no family that knows the tensors.
         CorruptCheckpoint: a header that is not what it claims to be.
 
@@ -66,14 +100,20 @@ def inspect(ref: str | os.PathLike[str], *, revision: str | None = None, token: 
     >>> found.problem, found.parameters, found.layers[0]
     (None, 722048, 'layers 0 to 3: 4 heads of 32 on 2 keys and values, rotary positions; gated MLP of 256; ln1, ln2')
     """
+    limits = checked_limits("auto", device_map, max_memory, None)
     files = resolve(ref, revision=revision, token=token)
     config, tensors = config_and_tensors(files)
     model_type = str(config.get("model_type", ""))
     try:
-        return found_in(files, config, tensors, model_type)
+        backend, blueprint, read_as = checked(config, tensors)
     except MiError as error:
         stored = sum(size_of(tensors, name) for name in tensors)
         return Inspection(files.where, model_type, error, tensors=len(tensors), stored=stored)
+    found = found_in(files, backend, blueprint, tensors, model_type, read_as)
+    if device_map is None:
+        return found
+    kind = chosen_dtype(dtype, config, tensors)
+    return replace(found, placement=placement_of(backend, blueprint, kind, device_map, limits))
 
 
 def config_and_tensors(files: Files) -> tuple[Config, TensorIndex]:
@@ -84,8 +124,8 @@ def config_and_tensors(files: Files) -> tuple[Config, TensorIndex]:
     return config_of(files, tensors), tensors
 
 
-def found_in(files: Files, config: Config, tensors: TensorIndex, model_type: str) -> Inspection:
-    """Everything that loading checks before it reads a weight.
+def checked(config: Config, tensors: TensorIndex) -> tuple[Backend, Blueprint, str]:
+    """Everything that loading checks before it reads a weight; how the family was found, in words.
 
     Raises:
         LoadError: whatever `load` would raise.
@@ -96,12 +136,31 @@ def found_in(files: Files, config: Config, tensors: TensorIndex, model_type: str
     check_config_used(config, blueprint.inert, ignore=(), family=family.name)
     backend, module = empty_backend(family, blueprint)
     places = slots(module)
-    check_blueprint(places, blueprint, family.name)
     try:
-        check_names(blueprint, tensors, family.name, ())
+        check_checkpoint(places, blueprint, tensors, family.name, ())
     except (MissingTensors, UnusedTensors) as error:
         raise hinted(error, blueprint, config, tensors, family.name) from None
-    check_shapes(places, blueprint, tensors, family.name)
+    return backend, blueprint, read_as
+
+
+def placement_of(
+    backend: Backend,
+    blueprint: Blueprint,
+    dtype: torch.dtype,
+    device_map: str | Mapping[str, Device],
+    limits: Limits | None,
+) -> Placement:
+    """What would go where."""
+    units = units_of(backend, module_of(backend), blueprint, dtype)
+    found = device_map_of(device_map, units, limits, layers=layer_units(backend))
+    return Placement(tuple(uses_of(found, units)), found.main, str(dtype).removeprefix("torch."))
+
+
+def found_in(
+    files: Files, backend: Backend, blueprint: Blueprint, tensors: TensorIndex, model_type: str, read_as: str
+) -> Inspection:
+    """What can be said of a checkpoint that would load."""
+    places = slots(module_of(backend))
     shape = backend.shape
     return Inspection(
         where=files.where,
@@ -116,6 +175,12 @@ def found_in(files: Files, config: Config, tensors: TensorIndex, model_type: str
         dropped={p: why for p, why in blueprint.dropped.items() if any(matches(name, [p]) for name in tensors)},
         cache=cache_of(backend.sites()),
     )
+
+
+def module_of(backend: Backend) -> nn.Module:
+    """A backend as the module that `empty_backend` has checked it to be."""
+    assert isinstance(backend, nn.Module)
+    return backend
 
 
 def size_of(tensors: TensorIndex, name: str) -> int:

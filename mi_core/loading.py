@@ -18,6 +18,7 @@ import torch
 from mi_core import registry
 from mi_core.automatic import family_for
 from mi_core.config import Config
+from mi_core.device_maps import limits_of
 from mi_core.errors import BadConfig, LoadError, MissingTensors, ModelNotFound, UnusedTensors
 from mi_core.families import blueprint_of, config_of, empty_backend
 from mi_core.files import Files, is_file
@@ -26,6 +27,7 @@ from mi_core.inert import check_config_used
 from mi_core.provenance import Provenance
 from mi_core.quantised import refuse_quantised_tensors
 from mi_core.resembling import hinted
+from mi_core.spreading import Spreading
 from mi_core.tensors import PICKLES, WEIGHTS, TensorIndex
 
 if TYPE_CHECKING:
@@ -64,6 +66,9 @@ def load(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    device_map: str | Mapping[str, str | int | torch.device] | None = None,
+    max_memory: Mapping[str | int | torch.device, int | str] | None = None,
+    offload_folder: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
@@ -83,6 +88,13 @@ def load(
         device: ``"auto"`` takes CUDA, then MPS, then the CPU.
         dtype: ``"auto"`` takes the config's, else that of the first tensor. On the CPU and in the checkpoint's own
             dtype nothing is copied: the parameters are views of the file.
+        device_map: For a model that does not fit on one device, in place of ``device``: ``"auto"``, ``"balanced"``,
+            ``"sequential"``, or a mapping from ``"outside"`` (embedding, final norm, unembedding), ``"blocks.0"``,
+            ... (``"blocks"``: all layers, ``""``: everything) to devices and ``"disk"``. Layers on ``"disk"``, and on
+            ``"cpu"`` beside an accelerator, are brought in for each call.
+        max_memory: What each device may hold: ``{"cuda:0": "10GB", "cpu": "30GB"}``; None for what is free now.
+        offload_folder: Where layers on disk are written once that the checkpoint does not hold as they are needed
+            (another dtype, stacked, pickled); None to convert them each time. Emptied when the model goes.
         revision: Branch, tag or commit of a Hub repository.
         token: For private Hub repositories; None takes the one that is logged in.
         tokenizer: Instead of the checkpoint's own: an object, or the file, folder or Hub id to read one from.
@@ -105,6 +117,7 @@ def load(
     from mi_core.model import Model
 
     place = chosen_device(device)
+    limits = checked_limits(device, device_map, max_memory, offload_folder)
     files = resolve(ref, revision=revision, token=token, allow_pickle=allow_pickle)
     headers = functools.cache(functools.partial(TensorIndex.read, files, allow_pickle=allow_pickle))
     if files.has(CONFIG) or not any(name.endswith(WEIGHTS) for name in files.names()):
@@ -118,9 +131,14 @@ def load(
     ignored_config = check_config_used(config, blueprint.inert, ignore=ignore_config, family=family.name)
     made, module = empty_backend(family, blueprint)
     kind = chosen_dtype(dtype, config, tensors)
-    placed: dict[str, Any] = {"family": family.name, "dtype": kind, "device": place}
     try:
-        ignored_tensors = fill(module, blueprint, tensors, **placed, ignore=ignore_tensors)
+        if device_map is None:
+            how: dict[str, Any] = {"family": family.name, "dtype": kind, "device": place}
+            ignored_tensors = fill(module, blueprint, tensors, **how, ignore=ignore_tensors)
+        else:
+            spreading = Spreading(made, module, blueprint, tensors, kind)
+            to = device_map, limits, offload_folder
+            made, ignored_tensors = spreading.fill(*to, family=family.name, ignore=ignore_tensors)
     except (MissingTensors, UnusedTensors) as error:
         raise hinted(error, blueprint, config, tensors, family.name) from None
     provenance = Provenance(
@@ -204,6 +222,20 @@ def read_config(files: Files) -> Config:
             name=CONFIG,
         )
     return Config(files.read_json(CONFIG), where=str(files.path(CONFIG)))
+
+
+def checked_limits(
+    device: str | torch.device, device_map: object, max_memory: Any, offload_folder: object
+) -> dict[str, int] | None:
+    """What each device may hold; refuses what says nothing together."""
+    if device_map is None and (max_memory is not None or offload_folder is not None):
+        what = "max_memory" if max_memory is not None else "offload_folder"
+        raise LoadError(f'{what} goes with device_map: give device_map="auto", or leave it out.')
+    if device_map is not None and device != "auto":
+        raise LoadError(
+            f"device={device!r} and device_map={device_map!r} both say where the model goes: leave one out."
+        )
+    return limits_of(max_memory)
 
 
 def chosen_device(device: str | torch.device) -> torch.device:

@@ -290,8 +290,7 @@ class Model:
             top_k: sample among the so many likeliest.
             top_p: sample among the likeliest that together have this probability.
             repetition_penalty: divides positive logits of tokens that the row has, and multiplies negative ones.
-            seed: of the sampling, which depends on it, row number and position only; or one seed for each row, which
-                then samples as it does alone.
+            seed: of the sampling, which depends on it, row and position only; or a row's own, to sample as if alone.
             stop: a text, or several, at which a row ends, wherever tokens begin.
             stop_at_eos: end a row at the end-of-text tokens of tokenizer and config.
             cache: remember keys, values and states, and run each token once; without it every step runs the whole
@@ -368,8 +367,7 @@ class Model:
             return HookSpec()
         if not isinstance(spec, HookSpec):
             raise SpecError(
-                f"{spec!r} is no spec: build one with mi.capture(...), mi.intervene(...), or their sum.",
-                spec=spec,
+                f"{spec!r} is no spec: build one with mi.capture(...), mi.intervene(...), or their sum.", spec=spec
             )
         return spec
 

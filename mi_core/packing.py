@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mi_core.binding import Binding
-from mi_core.calling import check_fired, taps_for
+from mi_core.calling import check_fired, gather, taps_for
 from mi_core.forking import Fork
 from mi_core.loop import Taps
 from mi_core.lots import Lot, in_one_row
@@ -98,8 +98,9 @@ class Pack:
             if 0 <= layer < n_layers and members:
                 self._layer(layer, members, last_only and layer == n_layers - 1)
         self._unembed(members, last_only)
-        for variant, _ in self.variants:
+        for variant, lot in self.variants:
             check_fired(variant.binding, seen(variant))
+            gather(variant.binding, variant.record, lot.device)
 
     def _arrived(self, variant: Variant, lot: Lot, layer: int) -> Member:
         """A variant that joins before a layer, with the base's stream there."""

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from mi_core.binding import bind
 from mi_core.interventions import Apply
 from mi_core.metering import Cost, Meter
+from mi_core.placed import PlacedBackend
 from mi_core.protocols import Backend, Batch, Block, Memory, ModelShape, Site, Stream, Tap
 from mi_core.spec import Edit, HookSpec
 
@@ -161,7 +162,8 @@ class Understudy:
     """A backend whose embedding is given ids without numbers, and whose blocks tell the meter where it is."""
 
     def __init__(self, backend: Backend, meter: Rehearsal, *, numbers: bool = False) -> None:
-        self._backend, self._meter, self._numbers = backend, meter, numbers
+        self._backend = backend if numbers or not isinstance(backend, PlacedBackend) else backend.understudied()
+        self._meter, self._numbers = meter, numbers
 
     @property
     def shape(self) -> ModelShape:

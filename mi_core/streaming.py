@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_core.calling import check_fired, taps_for
+from mi_core.calling import check_fired, gather, taps_for
 from mi_core.errors import InputError, MissingActivation, SpecError
 from mi_core.layout import Layout
 from mi_core.loop import forward
@@ -112,6 +112,7 @@ class Pieces:
         whole = self.losses is not None or not bound.last_layer < model.shape.n_layers
         outcome = forward(model.backend, batch, taps, memory=self.layers, logits="all" if whole else "last")
         check_fired(bound, kept)
+        gather(bound, kept, model.device)
         self.steps.keep(kept, bound, window, anew=False)
         self.layers = outcome.memory
         assert outcome.logits is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -22,6 +22,8 @@ PICKLE: Final = "pytorch_model.bin"
 PICKLE_SHARDED: Final = "pytorch_model.bin.index.json"
 PICKLES: Final = (".bin", ".pt", ".pth")
 WEIGHTS: Final = (".safetensors", *PICKLES)
+HELD: Final = 1 << 26
+"""Bytes of a mapped file that may stay in memory behind their copies."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class TensorIndex(Mapping[str, TensorInfo]):
     where: str
     maps: dict[Path, torch.UntypedStorage]
     """One mapping for each file, made at its first use."""
+    copied: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
+    """Bytes that were read of these mappings and are held elsewhere now."""
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], where: str = "memory") -> TensorIndex:
@@ -150,6 +154,20 @@ class TensorIndex(Mapping[str, TensorInfo]):
             raw = raw.clone()  # files of old writers: their data begins at any byte, and kernels need aligned numbers
         typed: Tensor = raw.view(info.dtype).view(info.shape)
         return typed
+
+    def let_go(self, count: int) -> None:
+        """Say that so many bytes were copied; every now and then the mapped pages that nobody needs are given back.
+
+        Tensors that are views of the file keep their pages.
+        """
+        self.copied[0] += count
+        if self.copied[0] > HELD:
+            self.maps.clear()
+            self.copied[0] = 0
+
+    def anew(self) -> TensorIndex:
+        """The same index with mappings of its own, whose pages go when the last of its tensors does."""
+        return replace(self, maps={}, copied=[0])
 
 
 def mapped(path: Path) -> torch.UntypedStorage:

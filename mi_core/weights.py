@@ -14,7 +14,7 @@ __all__ = ["Weights"]
 
 
 class Weights:
-    """The weights of a model: views, never copies.
+    """The weights of a model: views, never copies, but for those that come from another device or from disk.
 
     ``model.weights["blocks.5.attn.W_O"]`` is ``[head d_head d_model]``; ``model.weights.stack("attn.W_O")`` has all
     layers, ``[layer head d_head d_model]``.

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_core.calling import check_fired, taps_for
+from mi_core.calling import check_fired, gather, taps_for
 from mi_core.errors import MemoryMismatch
 from mi_core.layout import Layout
 from mi_core.loop import forward
@@ -73,6 +73,7 @@ class Writer:
             logits="last" if taps.outside is IDLE else "all",
         )
         check_fired(bound, kept)
+        gather(bound, kept, self._device)
         logits = outcome.logits
         assert logits is not None
         if taps.outside is not IDLE:

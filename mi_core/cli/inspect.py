@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,8 +14,18 @@ __all__ = ["mi_command"]
 
 def inspect(
     model: Annotated[str, typer.Argument(help="An embedded model, a folder (./name) or a Hub id.", show_default=False)],
+    device_map: Annotated[
+        str | None, typer.Option(help="Say what would go where: auto, balanced or sequential.", show_default=False)
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="What each device may hold, such as 'cuda:0=10GB,cpu=30GB'.", show_default=False),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="For --device-map: auto (the checkpoint's), float32, bfloat16.")] = "auto",
 ) -> None:
     """Say what a checkpoint is, whether it would load, and how much memory it would take; no weight is read.
+
+    With --device-map: what would go where, on devices that need not be here, and what comes and goes for each call.
 
     Exits with 1 where it would not load, and says why.
     """
@@ -24,7 +34,7 @@ def inspect(
     from mi_core.cli.console import output
     from mi_core.inspecting import inspect as look
 
-    found = look(model)
+    found = look(model, device_map=device_map, max_memory=limits(max_memory), dtype=dtype)
     console = output()
 
     def line(label: str, text: str, style: str = "") -> None:
@@ -49,6 +59,26 @@ def inspect(
             "each token",
             f"{size(4 * found.cache)} of keys and values in float32, {size(2 * found.cache)} in half of it",
         )
+    if found.placement is not None:
+        from mi_core.explaining import use_words
+
+        for use in found.placement.uses:
+            line("placed", f"{use_words(use, found.placement.main)}, in {found.placement.dtype}")
+        line("each pass", f"{size(found.placement.brought)} of weights come to {found.placement.main} and go")
+
+
+def limits(text: str | None) -> dict[Any, str] | None:
+    """``"cuda:0=10GB,cpu=30GB"`` as a mapping.
+
+    >>> limits("cuda:0=10GB, cpu=30GB")
+    {'cuda:0': '10GB', 'cpu': '30GB'}
+    """
+    if text is None:
+        return None
+    pairs = [pair.strip().rpartition("=") for pair in text.split(",")]
+    if not all(place and amount for place, _, amount in pairs):
+        raise typer.BadParameter(f"{text!r}: say 'cuda:0=10GB,cpu=30GB'", param_hint="--max-memory")
+    return {int(place) if place.isdecimal() else place: amount for place, _, amount in pairs}
 
 
 def size(count: int) -> str:
