@@ -9,21 +9,22 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mi_core.abreast import Stages, all_abreast, alone, comes_and_goes, parking
 from mi_core.binding import Binding, BoundEdit
 from mi_core.errors import HookContractBroken
 from mi_core.inserting import InsertCall
 from mi_core.layout import POSITION_DIMS, Layout
-from mi_core.loop import Outcome, Taps, forward
+from mi_core.loop import Taps, stages
 from mi_core.memory import ModelMemory
 from mi_core.names import Point
-from mi_core.protocols import Backend, Stream, Tap
+from mi_core.protocols import Backend, Memory, Stream, Tap
 from mi_core.selection import Selection, told_by
 from mi_core.taps import BoundTap, PointActions, Record
 from mi_core.told import Meant, Teller, wanted_at
 from mi_core.trunk import Trunk
 from mi_core.vocabulary import TOLD_DIMS
 
-__all__ = ["Called", "call", "call_in_chunks", "row_chunks"]
+__all__ = ["Called", "call", "call_in_chunks", "row_chunks", "staged_call"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,7 @@ def actions_at(
     for step in binding.steps.get(name, ()):
         if not isinstance(step, BoundEdit):
             acts.steps.append(calls[id(step)].step(name))
+            acts.across |= step.across_positions
         elif (act := step.step(layout, rows, whole)) is not None:
             wanted = wanted_at(step.intervention.selectors, acts.point)
             acts.steps.append(teller_of(acts.point, tellers).only(act, wanted) if wanted else act)
@@ -134,37 +136,64 @@ def call(
     backend: Backend,
     device: torch.device,
     *,
-    rows: Tensor | None = None,
     memory: ModelMemory | None = None,
     record: str | None = None,
     last_layer: int | None = None,
     logits: str | None = "all",
     grad: bool = False,
 ) -> Called:
-    """Run the model once, over all rows or some of them."""
+    """Run the model once, over all rows."""
+    with torch.set_grad_enabled(grad):
+        return alone(
+            staged_call(
+                binding,
+                backend,
+                device,
+                memory=memory,
+                record=record,
+                last_layer=last_layer,
+                logits=logits,
+                grad=grad,
+            )
+        )
+
+
+def staged_call(
+    binding: Binding,
+    backend: Backend,
+    device: torch.device,
+    *,
+    rows: Tensor | None = None,
+    memory: ModelMemory | None = None,
+    record: str | None = None,
+    last_layer: int | None = None,
+    logits: str | None = "all",
+    grad: bool = False,
+    streams: list[Stream] | None = None,
+    memories: list[Memory] | None = None,
+    parked: torch.device | None = None,
+) -> Stages[Called]:
+    """The model once, over all rows or some of them, stage by stage; others may watch streams and memories grow."""
     whole = binding.layout
     layout = whole if rows is None else whole.rows(rows)
     rows = torch.arange(len(whole.ids)) if rows is None else rows
     kept = Record()
     taps = taps_for(binding, layout, rows, kept, device, grad)
-    batch = layout.batch(device, record)
-    streams: list[Stream] = []
-    with torch.set_grad_enabled(grad):
-        outcome: Outcome = forward(
-            backend,
-            batch,
-            taps,
-            memory=None if memory is None else memory.layers,
-            last_layer=last_layer,
-            logits=logits,
-            streams=None if record is None else streams,
-        )
-    made = None
-    if record is not None:
-        remembered = ModelMemory(outcome.memory, layout.start + layout.length, binding.points.model, backend)
-        made = Trunk.of(backend, binding, streams, remembered)
+    streams, memories = [] if streams is None else streams, [] if memories is None else memories
+    outcome = yield from stages(
+        backend,
+        layout.batch(device, record),
+        taps,
+        memory=None if memory is None else memory.layers,
+        last_layer=last_layer,
+        logits=logits,
+        streams=None if record is None else streams,
+        kept=memories,
+        parked=parked,
+    )
     check_fired(binding, kept)
     gather(binding, kept, device)
+    made = None if record is None else Trunk.growing(backend, binding, streams, memories).ended()
     return Called(outcome.logits, kept, made)
 
 
@@ -211,10 +240,14 @@ def call_in_chunks(
     last_layer: int | None,
     logits: str | None,
 ) -> Called:
-    """Run the rows in length-bucketed chunks and join the results: nothing changes but memory."""
+    """Run the rows in length-bucketed chunks and join the results: nothing changes but memory.
+
+    Weights that come and go come once for all chunks, layer by layer.
+    """
     chunks = row_chunks(binding.layout.length, tokens)
-    parts = [
-        call(
+    together = comes_and_goes(backend)
+    runs = [
+        staged_call(
             binding,
             backend,
             device,
@@ -222,9 +255,12 @@ def call_in_chunks(
             memory=None if memory is None else memory.rows(rows),
             last_layer=last_layer,
             logits=logits,
+            parked=parking(backend) if together else None,
         )
         for rows in chunks
     ]
+    with torch.no_grad():
+        parts = all_abreast(backend, runs) if together else [alone(run) for run in runs]
     record = Record(fired=set.union(*(part.record.fired for part in parts)))
     for name, bound in binding.after.items():
         pieces = [part.record.after[name] for part in parts]

@@ -41,6 +41,7 @@ def fork_of(own: Binding, whole: Binding) -> Fork:
     """
     n_layers = own.points.shape.n_layers
     layer = min((layer_of(name, own) for name in own.asked), default=n_layers)
+    layer = where_inserts_begin(layer, whole)
     first = whole.layout.length.clone() - 1
     for selection, point in reached(whole, layer):
         first = torch.minimum(first, earliest(selection, point, whole.layout))
@@ -50,6 +51,18 @@ def fork_of(own: Binding, whole: Binding) -> Fork:
         # earlier columns see what is written behind them
         first = torch.zeros_like(first)
     return Fork(layer, first.clamp(min=0))
+
+
+def where_inserts_begin(layer: int, whole: Binding) -> int:
+    """A layer, or the one before it in which an insert begins to read that is called, or writes, from there on."""
+    spans = []
+    for insert in whole.inserts:
+        reads, writes = ([layer_of(name, whole) for name in names] for names in (insert.reads, insert.writes))
+        spans.append((min(reads), max(*reads, *writes)))
+    for first, last in sorted(spans, reverse=True):
+        if first < layer <= last:
+            layer = first
+    return layer
 
 
 def layer_of(name: str, binding: Binding) -> int:

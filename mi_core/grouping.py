@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mi_core.binding import bind
-from mi_core.forking import fork_of
 from mi_core.packing import Variant, takes_parts
-from mi_core.resuming import under
-from mi_core.rows import RowText
-from mi_core.spec import HookSpec
 from mi_core.trunk import Trunk
 
-__all__ = ["groups_of", "variant_of"]
+__all__ = ["groups_of"]
 
 GROUPED_COLUMNS = 8
 """Into how many groups, at least, the columns of a prompt fall where calls are rectangles; a group starts together."""
 WAVES = 4
 """How many calls of a block the streams of one pack may fill."""
-
-
-def variant_of(trunk: Trunk, texts: Sequence[RowText], spec: HookSpec) -> Variant:
-    """A cell as a variant of the base run."""
-    own = bind(spec, trunk.binding.of_model, trunk.layout, texts)
-    before = under(trunk.binding)
-    whole = bind(before + spec, trunk.binding.of_model, trunk.layout, texts) if before else own
-    return Variant(whole, fork_of(own, whole))
 
 
 def groups_of(variants: Sequence[Variant], trunk: Trunk, tokens: int) -> Iterator[list[int]]:

@@ -35,6 +35,11 @@ class BoundInsert:
     selections: Mapping[str, Selection | None] = field(default_factory=dict)
     """Where it writes, at each of ``writes``; None: nowhere in this call."""
 
+    @property
+    def across_positions(self) -> bool:
+        """Whether values at a position depend on other positions: the module says so."""
+        return bool(getattr(self.module, "across_positions", False))
+
     @classmethod
     def of(cls, entry: object, points: Points, layout: Layout, texts: Sequence[RowText]) -> BoundInsert:
         """Find what it reads and writes, and where; refuse writes that come before what it reads."""

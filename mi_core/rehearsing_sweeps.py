@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from mi_core.binding import bind
-from mi_core.grouping import groups_of, variant_of
+from mi_core.grouping import groups_of
 from mi_core.metering import Cost
 from mi_core.packing import Variant
 from mi_core.rehearsing import Rehearsal, Understudy, without_functions
+from mi_core.resuming import variant_of
 from mi_core.sweeping import run_group, value_of
 from mi_core.taps import Record
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,13 +15,14 @@ from mi_core.captured import captured_as
 from mi_core.errors import MissingActivation, SpecError
 from mi_core.forking import fork_of
 from mi_core.packing import Pack, Variant
+from mi_core.rows import RowText
 from mi_core.spec import Capture, HookSpec
 
 if TYPE_CHECKING:
     from mi_core.run import Run
     from mi_core.trunk import Trunk
 
-__all__ = ["resumed", "under"]
+__all__ = ["resumed", "under", "variant_of"]
 
 
 def under(binding: Binding) -> HookSpec:
@@ -39,10 +41,8 @@ def resumed(base: Run, spec: HookSpec) -> Run:
     if not isinstance(spec, HookSpec):
         raise SpecError(f"{spec!r} is no spec: build one with mi.capture(...), mi.intervene(...), or their sum.")
     texts = base._prompts.rows
-    own = bind(spec, trunk.binding.of_model, trunk.layout, texts)
-    whole = bind(under(trunk.binding) + spec, trunk.binding.of_model, trunk.layout, texts)
-    fork = fork_of(own, whole)
-    variant = Variant(whole, fork)
+    variant = variant_of(trunk, texts, spec)
+    whole, fork = variant.binding, variant.fork
     with torch.no_grad():
         Pack(trunk, [variant], tokens=1 << 62).run(last_only=base._last_only)
     n_layers = len(trunk.backend.blocks)
@@ -67,6 +67,14 @@ def resumed(base: Run, spec: HookSpec) -> Run:
         before=captured_as(whole.before, variant.record.before, {}),
         receipt=receipt,
     )
+
+
+def variant_of(trunk: Trunk, texts: Sequence[RowText], spec: HookSpec) -> Variant:
+    """What a spec does on top of a base run; the points of the base's inserts are known to it."""
+    own = bind(spec, trunk.binding.points, trunk.layout, texts)
+    before = under(trunk.binding)
+    whole = bind(before + spec, trunk.binding.of_model, trunk.layout, texts) if before else own
+    return Variant(whole, fork_of(own, whole))
 
 
 def spliced(base: Run, trunk: Trunk, variant: Variant) -> Tensor | None:

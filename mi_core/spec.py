@@ -32,6 +32,8 @@ class InsertModule(Protocol):
     It is called once in a run, as soon as everything it reads has fired, and says for each point that it writes (at
     that moment or later in the model) what stands there: a tensor, ``Add(tensor)`` for what is added to what stands
     there when the point fires, or None to leave it. ``sites`` are its own: they become points ``NAME.site`` of the run.
+    One whose values at a position depend on other positions says ``across_positions = True``, and is refused where rows
+    are run piece by piece.
     """
 
     @property

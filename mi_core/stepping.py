@@ -13,7 +13,7 @@ from torch import Tensor
 from mi_core.binding import Binding, BoundCapture, BoundEdit, bind, check_fit, without_layer
 from mi_core.captured import Captured
 from mi_core.edges import Knockout
-from mi_core.errors import SelectorError, ValueMismatch
+from mi_core.errors import SelectorError, SpecError, ValueMismatch
 from mi_core.fingerprint import version_of
 from mi_core.interventions import Mean
 from mi_core.joining import Piece, never_computed, pieces_joined
@@ -105,6 +105,7 @@ class Steps:
         self.pieces: dict[tuple[str, bool], list[Piece]] = {}
         self.fired: set[str] = set()
         self._last: tuple[object, Binding] | None = None
+        refuse_across(self.binding)
         for bound in self._edits(self.binding.steps):
             if self.grows(bound.selection):
                 check_growing(bound, self.one, GROWING if self.grow else IN_PIECES)
@@ -273,6 +274,17 @@ def refuse_ends(spec: HookSpec) -> None:
                     "GENERATED, and read generation.at(..., pos=GENERATED.last).",
                     dim=dim,
                 )
+
+
+def refuse_across(binding: Binding) -> None:
+    """Refuse inserts that look across positions, where no call sees all of them."""
+    for insert in binding.inserts:
+        if insert.across_positions:
+            raise SpecError(
+                f"the insert {insert.name!r} looks across positions, and rows are run piece by piece here. Use "
+                "model.run, which runs them whole.",
+                name=insert.name,
+            )
 
 
 def unreachable(selection: Selection) -> bool:

@@ -12,11 +12,11 @@ from torch import Tensor
 from mi_core.budget import halved_on_out_of_memory
 from mi_core.errors import ValueMismatch
 from mi_core.grids import Axis
-from mi_core.grouping import groups_of, variant_of
+from mi_core.grouping import groups_of
 from mi_core.labelled import Label, Labelled
 from mi_core.metrics import Metric
 from mi_core.packing import Pack, Variant
-from mi_core.resuming import behind
+from mi_core.resuming import behind, variant_of
 from mi_core.sweep_store import Store
 from mi_core.taps import Record
 

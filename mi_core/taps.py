@@ -89,6 +89,8 @@ class PointActions:
     """Somebody who acts behind this point and needs its value."""
     pads: Tensor | None = None
     """Entries that are no real tokens: no write reaches them, so that they never influence anything."""
+    across: bool = False
+    """Whether something that acts here looks across positions."""
 
     @property
     def edits(self) -> bool:
@@ -162,7 +164,9 @@ class BoundTap:
         self._record = record
         self._cut = cut
         self._cut_names = cut_names
-        self.by_token = cut is None and all(each_token_alone(acts.point.site.dims) for acts in actions.values())
+        self.by_token = cut is None and all(
+            each_token_alone(acts.point.site.dims) and not acts.across for acts in actions.values()
+        )
         """Whether every site that somebody looks at belongs to one token."""
         self.inside = bool(cut_names) or any(name not in STREAM for name in actions)
         """Whether somebody looks inside the block, not only at the stream before and behind it."""
