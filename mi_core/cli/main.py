@@ -1,4 +1,7 @@
-"""``mi``: every command is a plugin of the group ``mi_core.commands``; ``mi NAME`` imports that one and no other."""
+"""``mi``: every command is a plugin of the group ``mi_core.commands``; ``mi NAME`` imports that one and no other.
+
+A name of two words, such as ``dictionary inspect``, is a command of a family: ``mi dictionary`` lists the family.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ __all__ = ["main"]
 
 GROUP = "mi_core.commands"
 USAGE = "mi [--help] [--version] [--debug] COMMAND ..."
+HELP = ("--help", "-h", "help")
 FAILED, INTERRUPTED = 2, 130
 
 
@@ -52,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def dispatch(words: list[str]) -> int:
     """What the first word asks for."""
-    if not words or words[0] in ("--help", "-h", "help"):
+    if not words or words[0] in HELP:
         overview()
         return 0
     if words[0] == "--version":
@@ -60,7 +64,14 @@ def dispatch(words: list[str]) -> int:
         return 0
     if words[0].startswith("-"):
         raise UnknownPlugin(f"mi has no option {words[0]!r}. Usage: {USAGE}", name=words[0])
-    return run(words[0], words[1:])
+    known = plugins.names(GROUP)
+    family = [name for name in known if name.startswith(f"{words[0]} ")]
+    if not family or words[0] in known:
+        return run(words[0], words[1:])
+    if len(words) < 2 or words[1] in HELP:
+        overview(family, f"mi {words[0]} [--help] COMMAND ...")
+        return 0
+    return run(f"{words[0]} {words[1]}", words[2:])
 
 
 def run(name: str, words: Sequence[str]) -> int:
@@ -100,20 +111,21 @@ def closest(name: str, known: dict[str, str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def overview() -> None:
-    """Every command with the first line of its documentation; broken plugins beside the rest."""
+def overview(names: Sequence[str] | None = None, usage: str = USAGE) -> None:
+    """Every command, or those of a family, with the first line of its documentation; broken plugins beside the rest."""
     from rich.table import Table
     from rich.text import Text
 
     from mi_core.cli.console import output
 
     console = output()
-    console.print(Text(f"Usage: {USAGE}\n"))
+    console.print(Text(f"Usage: {usage}\n"))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, distribution in plugins.names(GROUP).items():
-        table.add_row(f"  {name}", summary(name, distribution))
+        if names is None or name in names:
+            table.add_row(f"  {name}", summary(name, distribution))
     console.print(table)
     console.print(Text("\n`mi COMMAND --help` says what a command takes. --debug shows tracebacks.", "dim"))
 
