@@ -35,11 +35,11 @@ class Folder:
         """A hash of the settings."""
         return digest(dict(self.settings))
 
-    @property
-    def shards(self) -> int | None:
-        """How many shards the harvest has, if it was finished before."""
+    def finished(self) -> dict[int, Cursor] | None:
+        """Where each shard ends, of a harvest that was finished before."""
         index = read_index(self.path)
-        return len(index["shards"]) if index["complete"] else None
+        ends = [Cursor(**shard["end"]) for shard in index.get("shards", ())]
+        return dict(enumerate(ends)) if index["complete"] else None
 
     def begin(self) -> None:
         """Make the folder that of this harvest, or find that it is.
@@ -60,8 +60,14 @@ class Folder:
         """Write the index of a harvest that has everything."""
         there = [Shard.open(self.path / shard_name(number)) for number in range(shards)]
         listed: list[dict[str, Any]] = [
-            {"file": s.path.name, "rows": s.rows, "tokens": len(s.windows.tokens), "bytes": s.path.stat().st_size}
-            for s in there
+            {
+                "file": shard.path.name,
+                "rows": shard.rows,
+                "tokens": len(shard.windows.tokens),
+                "bytes": shard.path.stat().st_size,
+                "end": asdict(shard.end),
+            }
+            for shard in there
         ]
         totals = {name: sum(shard[name] for shard in listed) for name in ("rows", "tokens", "bytes")}
         self.write({"complete": True, **totals, "end": asdict(end), "shards": listed})

@@ -131,7 +131,7 @@ def carry_out(asked: Asked, corpus: Corpus, folder: Folder, together: Ranks, bar
     cutter = Cutter(corpus, lambda document: encoded(asked.model, document), how)
     there = folder.there()
     together.wait()  # nobody writes before everybody has seen what is there
-    missing = Missing(cutter, there, folder.shards)
+    missing = Missing(cutter, there, folder.finished())
     written = len(there)
     with Writing(folder) as writing:
         try:
@@ -151,8 +151,8 @@ class Missing:
 
     cutter: Cutter
     there: Mapping[int, Cursor]
-    finished: int | None
-    """How many shards there were in all when the harvest was finished before."""
+    finished: Mapping[int, Cursor] | None
+    """Where each shard ended, if the harvest was finished before."""
     shards: int = 0
     """How many shards were passed."""
 
@@ -164,8 +164,10 @@ class Missing:
                 self.cutter.skip(self.there[number])
             elif (cut := self.cutter.next()) is None:
                 break
-            elif number == self.finished or any(end.ended and number > last for last, end in self.there.items()):
+            elif self.finished is not None and self.finished.get(number) != cut.end:
                 raise self._other("has other documents than those")
+            elif any(end.ended and number > last for last, end in self.there.items()):
+                raise self._other("has more documents than those")
             else:
                 yield number, before, cut
             self.shards += 1

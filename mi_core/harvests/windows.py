@@ -151,9 +151,11 @@ class Cutter:
         while self._read < end.documents and (last := self._document()) is not None:
             pass
         if self._read != end.documents or self._hash.hexdigest() != end.digest:
+            why = f"it has {self._read} documents, not {end.documents} or more"
+            if self._read == end.documents:
+                why = f"its first {end.documents} documents are not the same"
             raise HarvestMismatch(
-                f"{self.name} is not what was harvested: its first {end.documents} documents were others (it has "
-                f"{self._read} of them now). Give the same data, or harvest into another folder.",
+                f"{self.name} is not what was harvested into the folder: {why}. Give the same data, or another folder.",
                 documents=end.documents,
             )
         if last is not None:

@@ -241,6 +241,18 @@ def test_going_on_with_other_data_is_refused_before_anything_is_written(whole, c
     assert bytes_in(whole) == before
 
 
+@pytest.mark.parametrize("lost", [0, 4, -1])
+def test_a_lost_shard_is_not_made_anew_from_other_data(whole, lost) -> None:
+    shards_there = sorted(whole.glob("shard-*"))
+    shards_there[lost].unlink()
+    before, data = bytes_in(whole), ids()
+    data[0 if lost == 0 else -1][-1] ^= 1
+    with pytest.raises(errors.HarvestMismatch, match="documents"):
+        harvest(whole, data)
+    if lost != 4:
+        assert bytes_in(whole) == before
+
+
 def test_a_finished_harvest_is_found_finished(whole, monkeypatch) -> None:
     monkeypatch.setattr(Collector, "collect", None)
     before = bytes_in(whole)
