@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 warnings.simplefilter("ignore")
-from transformer_lens import HookedTransformer, HookedTransformerConfig  # noqa: E402 - it warns when imported
+from transformer_lens import HookedTransformer, HookedTransformerConfig, patching  # noqa: E402 - it warns when imported
 
 TARGET = Path(__file__).parent / "data" / "transformer_lens.safetensors"
 SIZES: dict[str, Any] = {
@@ -129,6 +129,20 @@ def double_last(resid: torch.Tensor, hook: Any) -> None:
     resid[:, -1] *= 2
 
 
+def patched(model: HookedTransformer, tokens: torch.Tensor, clean: Any) -> dict[str, torch.Tensor]:
+    """Maps of patches into the same tokens, read backwards."""
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        return (logits[:, -1, CORRECT] - logits[:, -1, WRONG]).mean()
+
+    made = {
+        name: getattr(patching, f"get_act_patch_{name}")(model, tokens.flip(1), clean, metric)
+        for name in ("attn_head_all_pos_every", "attn_head_by_pos_every", "block_every", "resid_mid")
+    }
+    made["dest_src"] = patching.get_act_patch_attn_head_pattern_dest_src_pos(model, tokens.flip(1), clean, metric)
+    return made
+
+
 def recorded(name: str) -> dict[str, torch.Tensor]:
     """Weights, activations and what is made of them."""
     model = drawn(name)
@@ -150,6 +164,9 @@ def recorded(name: str) -> dict[str, torch.Tensor]:
         "QK": model.QK.AB,
         "accumulated_bias": model.accumulated_bias(2),
     }
+    found |= {f"patching/{key}": value for key, value in patched(model, tokens, cache).items()}
+    _, back = model.run_with_cache(tokens, return_type="loss", incl_bwd=True)
+    found |= {f"gradients/{key}": value for key, value in back.items() if key.endswith("_grad")}
     found = {key: value.detach().clone() for key, value in found.items()}  # what follows is done in place
     model.process_weights_(fold_ln=True, center_writing_weights=name == "gpt2", center_unembed=True)
     _, folded = model.run_with_cache(tokens)

@@ -67,6 +67,7 @@ def forbidden_in_the_core() -> re.Pattern[str]:
     entries = [entry for entry in distribution("mi-core").entry_points if entry.group in PLUGIN_GROUPS]
     # as hook names and as a spelling of the mixer these are the core's own words
     names = {*PACKAGES[1:], *(entry.name for entry in entries)} - {*plugins.HOOKS.values(), *MIXERS}
+    names -= {"hooked_transformer"}  # what mi_core.compat.transformer_lens is about, whoever reads its configs
     return re.compile(rf"\b({'|'.join(sorted(names))})\b|\bmi_registry[./]")
 
 

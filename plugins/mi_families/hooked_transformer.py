@@ -25,6 +25,8 @@ from mi_decoder.layers import Layer, ParallelLayer
 from mi_decoder.parts import LayerLike, Norm
 from mi_decoder.translation import Source, blueprint, initialise, only
 
+__all__ = ["mi_family", "mi_family_examples"]
+
 FUNCTIONS = ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "relu2")
 POSITIONS = ("standard", "rotary", "alibi")
 NORMS: Mapping[str, Callable[[float], Norm]] = {

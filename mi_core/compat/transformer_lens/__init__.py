@@ -11,7 +11,7 @@ Nothing else of this library needs it. Source: TransformerLens 3.9.
 
 from __future__ import annotations
 
-from mi_core.compat.transformer_lens import utils
+from mi_core.compat.transformer_lens import patching, utils
 from mi_core.compat.transformer_lens.act_names import get_act_name
 from mi_core.compat.transformer_lens.activation_cache import ActivationCache
 from mi_core.compat.transformer_lens.config import HookedTransformerConfig
@@ -26,5 +26,6 @@ __all__ = [
     "HookedTransformer",
     "HookedTransformerConfig",
     "get_act_name",
+    "patching",
     "utils",
 ]

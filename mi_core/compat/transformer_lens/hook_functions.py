@@ -14,11 +14,11 @@ from mi_core.interventions import Apply
 from mi_core.names import Points
 from mi_core.spec import HookSpec, intervene
 
-__all__ = ["ForwardHook", "HookFunction", "HookPoint", "NamesFilter", "hooked", "matching"]
+__all__ = ["Hook", "HookFunction", "HookPoint", "NamesFilter", "checked", "hooked", "matching"]
 
 HookFunction: TypeAlias = Callable[..., "Tensor | None"]
 NamesFilter: TypeAlias = str | Sequence[str] | Callable[[str], bool] | None
-ForwardHook: TypeAlias = tuple[str | Callable[[str], bool], HookFunction]
+Hook: TypeAlias = tuple[str | Callable[[str], bool], HookFunction]
 
 
 @dataclass
@@ -71,20 +71,25 @@ def matching(points: Points, names: NamesFilter, on_demand: Iterable[str] = ()) 
 
 
 def hooked(
-    points: Points, hooks: Iterable[ForwardHook], places: Mapping[str, HookPoint], on_demand: Iterable[str] = ()
+    points: Points, hooks: Iterable[Hook], places: Mapping[str, HookPoint], on_demand: Iterable[str] = ()
 ) -> HookSpec:
-    """The interventions that hook functions are, in their order.
-
-    Raises:
-        SpecError: a hook is no pair of a name (or a filter) and a function.
-    """
+    """The interventions that hook functions are, in their order."""
     spec = HookSpec()
-    for hook in hooks:
-        if not isinstance(hook, tuple) or len(hook) != 2 or not callable(hook[1]):
-            raise SpecError(f"{hook!r} is no hook: give (name, function), the function of activation and hook.")
+    for hook in map(checked, hooks):
         for name in matching(points, hook[0], on_demand):
             spec += intervene(name, Apply(bound(hook[1], places[name])))
     return spec
+
+
+def checked(hook: Any) -> Hook:
+    """A hook as it is.
+
+    Raises:
+        SpecError: it is no pair of a name (or a filter) and a function.
+    """
+    if not isinstance(hook, tuple) or len(hook) != 2 or not callable(hook[1]):
+        raise SpecError(f"{hook!r} is no hook: give (name, function), the function of activation and hook.")
+    return hook
 
 
 def bound(function: HookFunction, place: HookPoint) -> Callable[[Tensor], Tensor]:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mi_core.building import build
 from mi_core.compat.transformer_lens.activation_cache import ActivationCache
 from mi_core.compat.transformer_lens.config import HookedTransformerConfig
-from mi_core.compat.transformer_lens.hook_functions import (
-    ForwardHook,
-    HookFunction,
-    HookPoint,
-    NamesFilter,
-    hooked,
-    matching,
-)
+from mi_core.compat.transformer_lens.hook_functions import Hook, NamesFilter, matching
+from mi_core.compat.transformer_lens.hooking import Hooking
+from mi_core.compat.transformer_lens.slices import SliceInput, sliced
 from mi_core.compat.transformer_lens.stacked_weights import StackedWeights
+from mi_core.compat.transformer_lens.state_dicts import StateDicts
 from mi_core.compat.transformer_lens.texts import Texts
 from mi_core.errors import InputError, SpecError
 from mi_core.folding import folded
@@ -29,6 +25,7 @@ from mi_core.model import Model
 from mi_core.plans import Logits
 from mi_core.run import Run
 from mi_core.spec import HookSpec, capture
+from mi_core.tokenizer import Tokenizer
 
 __all__ = ["HookedTransformer", "Output"]
 
@@ -39,6 +36,8 @@ PROCESSING = {
     "center_unembed": "center_unembed",
 }
 """What weights can go through when they are loaded, and what `mi.folded` calls it."""
+TOYS = "hooked_transformer"
+"""The model_type of models that are made of its configs."""
 RETURN_TYPES = ("logits", "loss", "both", None)
 ATTENTION_INPUTS = {"attn_in": ("hook_attn_in",), "split_qkv_input": ("hook_q_input", "hook_k_input", "hook_v_input")}
 
@@ -50,8 +49,10 @@ class Output(NamedTuple):
     loss: Tensor
 
 
-class HookedTransformer(Texts, StackedWeights):
+class HookedTransformer(Hooking, Texts, StackedWeights, StateDicts):
     """A `mi.Model` as ``model``, and around it what notebooks written for TransformerLens call.
+
+    Made of a config instead of a model it is a fresh toy model, trainable, with the config's seed or torch's.
 
     Weights are as published unless folding is asked for. Unknown names are errors, what hook functions return is
     what the model goes on with, and a hook that is not in ``fwd_hooks``, `hooks` or `add_hook` does not exist.
@@ -59,10 +60,21 @@ class HookedTransformer(Texts, StackedWeights):
     Source: TransformerLens 3.9, HookedTransformer.
     """
 
-    def __init__(self, model: Model, *, default_prepend_bos: bool = True) -> None:
-        self.model = model
-        self.cfg = HookedTransformerConfig.of(model, default_prepend_bos)
-        self._standing: list[ForwardHook] = []
+    def __init__(
+        self,
+        model: Model | HookedTransformerConfig | Mapping[str, Any],
+        tokenizer: Tokenizer | None = None,
+        *,
+        default_prepend_bos: bool = True,
+    ) -> None:
+        super().__init__()
+        if isinstance(model, Model):
+            self.model = model
+            self.cfg = HookedTransformerConfig.of(model, default_prepend_bos)
+            return
+        self.cfg = model if isinstance(model, HookedTransformerConfig) else HookedTransformerConfig.from_dict(model)
+        self.model = made_from(self.cfg, tokenizer)
+        self.cfg.device, self.cfg.dtype = self.model.device, self.model.dtype
 
     @classmethod
     def from_pretrained(
@@ -91,11 +103,6 @@ class HookedTransformer(Texts, StackedWeights):
 
     def __repr__(self) -> str:
         return f"HookedTransformer({self.model!r})"
-
-    @cached_property
-    def hook_dict(self) -> dict[str, HookPoint]:
-        """Every activation's name, with its place."""
-        return {name: HookPoint(name) for name in self.model.points.by_name}
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -126,18 +133,32 @@ class HookedTransformer(Texts, StackedWeights):
         loss_per_token: bool = False,
         prepend_bos: bool | None = None,
         stop_at_layer: int | None = None,
+        incl_bwd: bool = False,
+        clear_contexts: bool = False,
+        pos_slice: SliceInput = None,
     ) -> tuple[Any, Any]:
         """The same as calling the model, and a cache of what the filter lets through.
+
+        With ``incl_bwd`` the loss is differentiated, and the cache has the gradients, too, under names with ``_grad``.
 
         Raises:
             UnknownPoint: a name that the model does not have, or a filter that lets nothing through.
         """
-        names = self._kept(names_filter, stop_at_layer)
-        spec = capture(names, device=device) if names else HookSpec()
-        run = self._run(input, spec, return_type, prepend_bos, stop_at_layer)
-        cache = ActivationCache({name: run[name] for name in names}, self)
-        cache = cache.remove_batch_dim() if remove_batch_dim else cache
+        names, until = self._kept(names_filter, stop_at_layer), (prepend_bos, stop_at_layer)
+        found: dict[str, Tensor] = {}
+        back: list[Hook] = []
+        if incl_bwd:
+            found, _, back = self.get_caching_hooks(names, incl_bwd=True, device=device)
+        with self.hooks(bwd_hooks=back, reset_hooks_end=True, clear_contexts=clear_contexts):
+            run = self._run(input, capture(names, device=device) if names else HookSpec(), return_type, *until)
         output = self._returned(run, return_type, loss_per_token, stop_at_layer)
+        if incl_bwd:
+            if not isinstance(output, Tensor) or output.ndim:
+                raise InputError("incl_bwd=True differentiates what the model returns: give return_type='loss'.")
+            output.backward()  # type: ignore[no-untyped-call]
+        found = {**{name: run[name].detach() for name in names}, **found}
+        cache = ActivationCache(self._at(found, pos_slice), self)
+        cache = cache.remove_batch_dim() if remove_batch_dim else cache
         return output, cache if return_cache_object else cache.cache_dict
 
     def run_with_hooks(
@@ -145,43 +166,24 @@ class HookedTransformer(Texts, StackedWeights):
         input: Any,  # noqa: A002 - their name
         return_type: str | None = "logits",
         *,
-        fwd_hooks: Sequence[ForwardHook] = (),
+        fwd_hooks: Sequence[Hook] = (),
+        bwd_hooks: Sequence[Hook] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
         loss_per_token: bool = False,
         prepend_bos: bool | None = None,
         stop_at_layer: int | None = None,
     ) -> Any:
-        """The same as calling the model within :meth:`hooks`."""
-        with self.hooks(fwd_hooks):
+        """The same as calling the model within :meth:`hooks`.
+
+        Backward hooks are called when somebody differentiates what is returned, whether hooks are reset or not.
+        """
+        with self.hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             return self(input, return_type, loss_per_token, prepend_bos, stop_at_layer)
 
-    @contextmanager
-    def hooks(self, fwd_hooks: Sequence[ForwardHook] = ()) -> Iterator[HookedTransformer]:
-        """Hook functions ``fn(activation, hook)`` at names, or at all names for which a function is true.
-
-        A function gets a private copy of the activation. What it returns takes its place; if it returns None, the copy
-        does, with whatever was done to it.
-
-        Raises:
-            UnknownPoint: a name that the model does not have, or a filter that is true for none.
-        """
-        self._hooked(fwd_hooks)
-        before = list(self._standing)
-        self._standing += fwd_hooks
-        try:
-            yield self
-        finally:
-            self._standing = before
-
-    def add_hook(self, name: Any, hook: HookFunction) -> None:
-        """A hook that stays until :meth:`reset_hooks`."""
-        self._hooked([(name, hook)])
-        self._standing.append((name, hook))
-
-    def reset_hooks(self, clear_contexts: bool = False) -> None:
-        """Remove every hook; with ``clear_contexts`` also what functions have put into ``hook.ctx``."""
-        self._standing = []
-        for place in self.hook_dict.values() if clear_contexts else ():
-            place.ctx.clear()
+    def resumable(self, input: Any, prepend_bos: bool | None = None) -> Run:  # noqa: A002 - their name
+        """A run of this library that `mi.Run.resume` goes on from, under the hooks that stand."""
+        return self.model.run(self._ids(input, prepend_bos), self.as_spec(self._standing["fwd"]), resumable=True)
 
     # -- text generation ---------------------------------------------------------------------------
 
@@ -212,7 +214,7 @@ class HookedTransformer(Texts, StackedWeights):
             raise InputError(f"return_type={return_type!r}: give 'input', 'str' or 'tokens'.", return_type=return_type)
         generation = self.model.generate(
             self._ids(input, prepend_bos),
-            self._hooked(self._standing),
+            self.as_spec(self._standing["fwd"]),
             max_new_tokens=max_new_tokens,
             temperature=temperature if do_sample else 0.0,
             top_k=top_k,
@@ -272,9 +274,6 @@ class HookedTransformer(Texts, StackedWeights):
                 self.model.points.match(f"blocks.*.{site}")  # says why it is not there
         self.cfg.on_demand = self.cfg.on_demand | set(sites) if wanted else self.cfg.on_demand - set(sites)
 
-    def _hooked(self, hooks: Sequence[ForwardHook]) -> HookSpec:
-        return hooked(self.model.points, hooks, self.hook_dict, self.cfg.on_demand)
-
     def _ids(self, input: Any, prepend_bos: bool | None) -> Any:  # noqa: A002 - their name
         if not is_text(input):
             return input
@@ -288,8 +287,14 @@ class HookedTransformer(Texts, StackedWeights):
             raise InputError(f"return_type={return_type!r}: give 'logits', 'loss', 'both' or None.", seen=return_type)
         if stop is not None:
             spec += capture(self._before(stop))
+        watched = [name for hook in self._standing["bwd"] for name in self._kept(hook[0], stop)]
+        spec = self.as_spec(self._standing["fwd"]) + spec
+        spec += capture(watched) if watched else HookSpec()
         wanted: Logits = None if return_type is None or stop is not None else "all"
-        return self.model.run(self._ids(inputs, prepend_bos), self._hooked(self._standing) + spec, logits=wanted)
+        trained = torch.is_grad_enabled() and any(each.requires_grad for each in self.parameters())
+        run = self.model.run(self._ids(inputs, prepend_bos), spec, logits=wanted, grad=bool(watched) or trained)
+        self._listen(run)
+        return run
 
     def _returned(self, run: Run, return_type: str | None, loss_per_token: bool, stop: int | None) -> Any:
         if stop is not None:
@@ -317,6 +322,17 @@ class HookedTransformer(Texts, StackedWeights):
             raise SpecError(f"stop_at_layer={stop}: {late[0]!r} is not computed before layer {end}.", points=late)
         return early
 
+    def _at(self, found: Mapping[str, Tensor], pos_slice: SliceInput) -> dict[str, Tensor]:
+        """Activations at some positions (patterns at some queries); what has none as it is."""
+        if pos_slice is None:
+            return dict(found)
+        cut: dict[str, Tensor] = {}
+        for name, value in found.items():
+            dims = self.model.points.by_name[name.removesuffix("_grad")].site.dims
+            axis = next((axis for axis, dim in enumerate(dims) if dim in ("pos", "query_pos")), None)
+            cut[name] = value if axis is None else sliced(value, pos_slice, axis)
+        return cut
+
     def _layer(self, stop: int) -> int:
         n_layers = self.cfg.n_layers
         if not -n_layers <= stop <= n_layers:
@@ -327,6 +343,20 @@ class HookedTransformer(Texts, StackedWeights):
         """The stream before a layer, as what the layer before leaves: that one need not be begun."""
         end = self._layer(stop)
         return "blocks.0.hook_resid_pre" if end == 0 else f"blocks.{end - 1}.hook_resid_post"
+
+
+def made_from(cfg: HookedTransformerConfig, tokenizer: Tokenizer | None) -> Model:
+    """A fresh model of a config, as `mi.build` makes one.
+
+    Raises:
+        BadConfig: the config asks for what is not computed.
+    """
+    if cfg.d_vocab < 0 and tokenizer is not None:
+        cfg.d_vocab = cfg.d_vocab_out = tokenizer.size
+    seed = int(torch.randint(2**31, ())) if cfg.seed is None else cfg.seed
+    device = "auto" if cfg.device is None else cfg.device
+    config = {"model_type": TOYS, **cfg.for_file()}
+    return build(config, seed=seed, device=device, dtype=cfg.dtype, tokenizer=tokenizer)
 
 
 def is_text(input: Any) -> bool:  # noqa: A002 - their name

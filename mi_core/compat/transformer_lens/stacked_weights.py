@@ -87,7 +87,7 @@ class StackedWeights:
         total = torch.zeros(self.cfg.d_model, device=self.cfg.device, dtype=self.cfg.dtype)
         for index in range(layer + mlp_input):
             total = total + self.blocks[index].attn.b_O
-            if include_mlp_biases and index < layer:
+            if include_mlp_biases and index < layer and not self.cfg.attn_only:
                 total = total + self.blocks[index].mlp.b_out
         return total
 

@@ -112,7 +112,7 @@ def test_what_would_do_nothing_is_refused() -> None:
         model.run_with_hooks(IDS, fwd_hooks=[("hook_embed", lambda activation, hook: activation[0])])
     with pytest.raises(UnknownPoint, match="no layer number"):
         HookPoint("hook_embed").layer()
-    assert model._standing == []
+    assert model._standing == {"fwd": [], "bwd": []}
 
 
 def test_on_demand_places_are_offered_to_filters_when_asked_for() -> None:

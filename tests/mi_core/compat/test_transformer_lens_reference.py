@@ -15,7 +15,7 @@ from small_models import close
 from torch import Tensor
 
 import mi_core as mi
-from mi_core.compat.transformer_lens import HookedTransformer
+from mi_core.compat.transformer_lens import HookedTransformer, patching
 
 REFERENCE = Path(__file__).parents[2] / "data" / "transformer_lens.safetensors"
 CORRECT, WRONG = 3, 5
@@ -122,3 +122,30 @@ def test_folded_weights_are_their_folded_weights(name: str) -> None:
             close(ours.weights[key], value)
         else:
             assert not value.any()  # a bias that ours need not have
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_maps_of_patches_are_theirs(name: str) -> None:
+    model, theirs = same_weights(name), part(name, "patching/")
+    tokens = reference(name)["tokens"]
+    _, clean = model.run_with_cache(tokens)
+
+    def metric(logits: Tensor) -> Tensor:
+        return (logits[:, -1, CORRECT] - logits[:, -1, WRONG]).mean()
+
+    ask = (model, tokens.flip(1), clean, metric)
+    assert len(theirs) == 5
+    for key, value in theirs.items():
+        function = "attn_head_pattern_dest_src_pos" if key == "dest_src" else key
+        close(getattr(patching, f"get_act_patch_{function}")(*ask), value)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_gradients_are_theirs(name: str) -> None:
+    model, theirs = same_weights(name), part(name, "gradients/")
+    model.set_use_attn_result(True)
+    _, ours = model.run_with_cache(reference(name)["tokens"], return_type="loss", incl_bwd=True)
+    assert len(theirs) > 40
+    for key, value in theirs.items():
+        if ".ln1." not in key:  # theirs calls this norm for q, k and v each, and keeps one call's gradient (their #335)
+            close(ours[key], value)
