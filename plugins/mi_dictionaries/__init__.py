@@ -5,6 +5,7 @@ from mi_dictionaries.activations import AbsTopK, Activation, Gated, GroupMax, Ju
 from mi_dictionaries.adapters import adapted
 from mi_dictionaries.cross_layer import cross_layer_transcoder_layer
 from mi_dictionaries.features import Features
+from mi_dictionaries.folding import fold_decoder_norms, fold_scale
 from mi_dictionaries.loading import load
 from mi_dictionaries.matching_pursuit import MatchingPursuit
 from mi_dictionaries.rows import Stacked
@@ -41,6 +42,8 @@ __all__ = [
     "Whitened",
     "adapted",
     "cross_layer_transcoder_layer",
+    "fold_decoder_norms",
+    "fold_scale",
     "load",
     "save",
     "save_circuit_tracer",
