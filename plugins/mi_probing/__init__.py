@@ -3,6 +3,7 @@
 from mi_probing.causal_check import CausalCheck, causal_check
 from mi_probing.contrast import contrast_consistent, contrast_score
 from mi_probing.examples import Examples
+from mi_probing.harvested import harvested_examples
 from mi_probing.methods import (
     METHODS,
     Discriminant,
@@ -42,6 +43,7 @@ __all__ = [
     "causal_check",
     "contrast_consistent",
     "contrast_score",
+    "harvested_examples",
     "probing",
     "probing_of",
     "read_examples",

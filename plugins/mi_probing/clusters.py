@@ -22,9 +22,11 @@ MOST_CLASSES = 7
 
 
 def fit_clusters(
-    x: Float[Tensor, "cell example d"], tasks: Tasks, *, starts: int = 10, seed: int = 0, scaled: bool = True
+    x: Float[Tensor, "cell example d"], tasks: Tasks, *, starts: int = 10, seed: int = 0, scaled: bool = False
 ) -> Linear:
     """Probes that choose the nearest of as many centers as there are classes, named as fits the labels best.
+
+    On activations as they are, unless ``scaled``: what has the most variance parts them.
 
     Raises:
         InputError: too many classes to try every naming.

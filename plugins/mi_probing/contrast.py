@@ -18,7 +18,7 @@ __all__ = ["contrast_consistent", "contrast_score"]
 
 def contrast_consistent(
     positive: Float[Tensor, "cell example d"],
-    negative: Float[Tensor, "cell example d"],
+    negative: Float[Tensor, "other_cell other_example other_d"],
     *,
     starts: int = 10,
     steps: int = 1000,

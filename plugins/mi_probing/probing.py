@@ -141,10 +141,11 @@ class Probing(Result):
         tied = flat == flat.max()
         order = flat if self.log_loss is None else -self.log_loss.values.flatten()
         place = int(torch.where(tied, order, -torch.inf).argmax())
+        if not self.score.dims:
+            return self.probe()
         places = torch.unravel_index(torch.tensor(place), self.score.values.shape)
-        return self.probe(
-            **{dim: self.score.coords[dim][int(at)] for dim, at in zip(self.score.dims, places, strict=True)}
-        )
+        at = {dim: self.score.coords[dim][int(one)] for dim, one in zip(self.score.dims, places, strict=True)}
+        return self.probe(**at)
 
     def page_values(self) -> Mapping[str, Any]:
         """What the page shows."""
@@ -273,7 +274,7 @@ def probing_of(examples: Examples, *, probe: str | Method = "logistic", protocol
 def in_cells(examples: Examples, values: Tensor, name: str, unit: str, more: Axes) -> Labelled:
     """One measure with the cells' axes, and those behind them."""
     coords = {**examples.cells, **{dim: tuple(labels) for dim, labels in more.items()}}
-    shaped = values.float().reshape(*examples.shape, *values.shape[1:])
+    shaped = values.float().reshape([*examples.shape, *values.shape[1:]])
     return Labelled(shaped, tuple(coords), coords, name, unit)
 
 
