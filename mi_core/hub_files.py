@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path, PurePosixPath
 
 from mi_core.errors import ModelNotFound
@@ -27,7 +28,7 @@ def repository(repo: str, *, revision: str | None = None, token: str | bool | No
         try:
             info = HfApi().model_info(repo, revision=revision, token=token)
             listing = frozenset(entry.rfilename for entry in info.siblings or ())
-            return HubFiles(repo, str(info.sha), listing, token=token)
+            return HubFiles(repo, str(info.sha), listing, asked=revision, token=token)
         except Exception as error:
             if answered(error):
                 raise hub.explained(repo, revision, error) from error
@@ -56,6 +57,7 @@ class HubFiles(Files):
         listing: frozenset[str],
         *,
         folder: str = "",
+        asked: str | None = None,
         token: str | bool | None = None,
     ) -> None:
         inside = f", folder {folder!r}" if folder else ""
@@ -64,6 +66,7 @@ class HubFiles(Files):
         self.repo = repo
         self.folder = folder
         self.listing = listing
+        self.asked = asked
         self.token = token
 
     @property
@@ -95,8 +98,14 @@ class HubFiles(Files):
                 name=name,
                 where=self.where,
             )
-        try:
-            return Path(hf_hub_download(self.repo, self._full(name), revision=self.revision, token=self.token))
+        full = self._full(name)
+        with contextlib.suppress(Exception):
+            # by the branch first: so the cache notes what it points to, and finds it without a network
+            found = Path(hf_hub_download(self.repo, full, revision=self.asked, token=self.token))
+            if self.revision in found.parts:
+                return found
+        try:  # the branch has moved since the listing, or there is another reason, which this call says
+            return Path(hf_hub_download(self.repo, full, revision=self.revision, token=self.token))
         except Exception as error:
             raise hub.explained(self.repo, self.revision, error) from error
 
@@ -119,7 +128,7 @@ class HubFiles(Files):
         return self._at("" if parent == PurePosixPath(".") else str(parent))
 
     def _at(self, folder: str) -> HubFiles:
-        return HubFiles(self.repo, str(self.revision), self.listing, folder=folder, token=self.token)
+        return HubFiles(self.repo, str(self.revision), self.listing, folder=folder, asked=self.asked, token=self.token)
 
     def _full(self, name: str) -> str:
         return str(PurePosixPath(self.folder) / self._relative(name))

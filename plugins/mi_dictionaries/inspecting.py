@@ -127,8 +127,8 @@ def statistics_of(found: Any) -> Iterator[tuple[str, str]]:
         if not isinstance(each, SparseDictionary):
             continue
         norms = sampled_norms(each, each.d_sae)
-        quantiles = [float(norms.quantile(q)) for q in (0.0, 0.5, 1.0)]
-        text = "decoder norms {:.4g} to {:.4g}, median {:.4g}".format(quantiles[0], quantiles[2], quantiles[1])
+        low, middle, high = float(norms.min()), float(norms.median()), float(norms.max())
+        text = f"decoder norms {low:.4g} to {high:.4g}, median {middle:.4g}"
         if isinstance(each.W_dec, torch.Tensor) and each.shape_in == each.shape_out:
             cosine = torch.cosine_similarity(each.W_enc.T.float(), each.W_dec.float(), dim=-1)
             text += f"; cosine of encoder and decoder {float(cosine.median()):.3f}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dictionary_checkpoints import (
+    OUT,
     D,
     F,
-    OUT,
     activations,
     best,
     check,
