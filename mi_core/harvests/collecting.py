@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mi_core.calling import row_chunks
-from mi_core.captured import Captured
+from mi_core.abreast import abreast, alone, comes_and_goes, parking
+from mi_core.calling import Called, row_chunks, staged_call
 from mi_core.harvests.shards import ShardWindows
 from mi_core.harvests.windows import Window
 from mi_core.model import Model
 from mi_core.placing import Placement
 from mi_core.plans import Plan
+from mi_core.selection import Selection
 from mi_core.selectors import Selector
 from mi_core.spec import HookSpec
 
@@ -44,7 +45,8 @@ class Collector:
         lengths = torch.tensor([len(window.ids) for window in windows])
         reached = torch.tensor([row for row, window in enumerate(windows) if reaches(self.pos, len(window.ids))])
         batches = [reached[rows] for rows in row_chunks(lengths[reached], self.batch_tokens)] if len(reached) else []
-        chunks = [self.chunk(rows, [windows[row] for row in rows.tolist()]) for rows in batches]
+        # the longest first: what does not fit into memory shows at once
+        chunks = [self.chunk(rows, [windows[row] for row in rows.tolist()]) for rows in reversed(batches)]
         counts = torch.zeros(len(windows), dtype=torch.long)
         for chunk in chunks:
             counts[chunk.rows] = chunk.wanted.sum(1)
@@ -53,20 +55,45 @@ class Collector:
         position = torch.empty(total, dtype=torch.int32)
         stored = Placement("cpu", self.dtype)
         made: dict[str, Tensor] = {}
-        while chunks:
-            chunk = chunks.pop()  # the longest first: what does not fit into memory shows at once
+
+        def keep(number: int, called: Called) -> None:
+            chunk = chunks[number]
             to = (begin[chunk.rows, None] + chunk.wanted.cumsum(1) - 1)[chunk.wanted]
             position[to] = chunk.index[chunk.wanted].int()
-            run = chunk.plan.run()
-            for name, captured in run._captured.items():
-                value = stored.put(every_dim(captured)[chunk.wanted.to(captured.value.device)])
+            for name, bound in chunk.plan.binding.after.items():
+                value = every_dim(called.record.after[name], bound.selection)
+                value = stored.put(value[chunk.wanted.to(value.device)])
                 if name not in made:
                     made[name] = value.new_empty(total, *value.shape[1:])
                 made[name][to] = value
-            tick(sum(run.receipt.tokens))
+            tick(int(chunk.plan.layout.length.sum()))
+
+        self.run([chunk.plan for chunk in chunks], keep)
         made["row.window"] = torch.repeat_interleave(torch.arange(len(windows), dtype=torch.int32), counts)
         made["row.position"] = position
         return made | {f"window.{name}": value for name, value in vars(ShardWindows.of(windows)).items()}
+
+    def run(self, plans: Sequence[Plan], keep: Callable[[int, Called], None]) -> None:
+        """Carry plans out one after the other; side by side, layer by layer, where weights come and go."""
+        backend, device = self.model.backend, self.model.device
+        together = comes_and_goes(backend)
+        runs = [
+            staged_call(
+                plan.binding,
+                backend,
+                device,
+                last_layer=plan.last_layer,
+                logits=plan.unembedded,
+                parked=parking(backend) if together else None,
+            )
+            for plan in plans
+        ]
+        with torch.no_grad():
+            if together:
+                abreast(backend, runs, keep)
+            else:
+                for number, run in enumerate(runs):
+                    keep(number, alone(run))
 
     def chunk(self, rows: Int[Tensor, "row"], windows: Sequence[Window]) -> Chunk:
         """Some windows as one call, planned."""
@@ -108,7 +135,7 @@ def reaches(pos: Selector | None, length: int) -> bool:
     return not isinstance(pos, slice) or bool(range(length)[pos])
 
 
-def every_dim(captured: Captured) -> Tensor:
+def every_dim(value: Tensor, selection: Selection) -> Tensor:
     """What was captured ``[batch pos ...]``; other dims that were selected by an int are dropped."""
-    choice = captured.selection.choices.get("pos")
-    return captured.value.unsqueeze(1) if choice is not None and choice.drop else captured.value
+    choice = selection.choices.get("pos")
+    return value.unsqueeze(1) if choice is not None and choice.drop else value

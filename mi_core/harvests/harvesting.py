@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from mi_core.errors import EmptyInput, HarvestMismatch, TokenOutOfRange
+from mi_core.errors import EmptyInput, HarvestMismatch, SelectorError, TokenOutOfRange
 from mi_core.harvests.atomic import locked
 from mi_core.harvests.collecting import Collector
 from mi_core.harvests.corpora import Corpus, Document, corpus_of
@@ -121,7 +121,10 @@ def harvest(
         if together.first:
             folder.finish(shards, end)
         together.wait()
-    return Harvest(folder.path)
+    made = Harvest(folder.path)
+    if made.rows == 0:
+        raise SelectorError(f"pos={asked.cutting.pos!r} keeps no token of any document of {corpus.name}.")
+    return made
 
 
 def carry_out(asked: Asked, corpus: Corpus, folder: Folder, together: Ranks, bar: ProgressBar) -> tuple[int, Cursor]:

@@ -172,7 +172,10 @@ class Harvest(Mapping[str, "HarvestedPoint"]):
         ``score`` is called with the activations of a part of the rows, by point, and returns a number for each row.
         """
         best = Top(torch.empty(0), torch.empty(0, dtype=torch.long))
-        for shard, begin in zip(self.shards(), self.offsets, strict=False):
+        for number, begin in enumerate(self.offsets[:-1]):
+            if self.offsets[number + 1] == begin:
+                continue
+            shard = self.shard(number)
             scores = score({point: shard[point] for point in points or self.points}).float()
             rows = torch.arange(begin, begin + len(scores))
             scores, rows = torch.cat((best.scores, scores)), torch.cat((best.rows, rows))
@@ -295,11 +298,12 @@ class HarvestedPoint:
     @property
     def dtype(self) -> torch.dtype:
         """What they are stored as."""
-        return next(self.shards()).dtype
+        first = next(self.shards(), None)
+        return torch.float32 if first is None else first.dtype
 
     def shards(self) -> Iterator[Tensor]:
-        """The rows of each shard ``[row ...]``, as views of the file's pages; treat them as read-only."""
-        return (shard[self.name] for shard in self.harvest.shards())
+        """The rows of each shard that has any ``[row ...]``, as views of the file's pages; treat them as read-only."""
+        return (shard[self.name] for shard in self.harvest.shards() if shard.rows)
 
     def __getitem__(self, rows: Rows) -> Tensor:
         """Some rows: an int gives one row ``[...]``; a slice, ints or a tensor of ints or bools ``[row ...]``."""

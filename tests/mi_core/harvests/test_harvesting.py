@@ -353,3 +353,30 @@ def test_a_dtype_to_store_is_not_one_to_compute_in(tmp_path) -> None:
     full = harvest(tmp_path / "full")
     assert made[RESID].dtype == torch.bfloat16
     assert torch.equal(made[RESID][:], full[RESID][:].bfloat16())
+
+
+def test_shards_may_have_no_row_and_a_harvest_may_not(tmp_path) -> None:
+    data = [[1, 2]] * 30 + [list(range(9))] + [[3]] * 30
+    made = harvest(tmp_path / "some", data, pos=slice(6, None), shard_rows=20)
+    assert made.shard(0).rows == 0
+    assert made.rows == 3
+    assert made[RESID][:].shape == (3, 16)
+    assert made.tokens.tolist() == [6, 7, 8]
+    assert made.top(lambda part: part[RESID][:, 0], k=2).rows.shape == (2,)
+    assert made.problems(thorough=True) == {}
+    with pytest.raises(errors.SelectorError, match="keeps no token of any document"):
+        harvest(tmp_path / "none", data, pos=slice(10, None), shard_rows=20)
+
+
+def test_weights_that_come_and_go_come_once_for_a_shard(tmp_path) -> None:
+    model, out = mi.load("tiny-world", device="cpu"), tmp_path / "out"
+    texts = ["The capital of France is Paris.", "Rome"] * 6
+    points = "blocks.{0..2}.hook_resid_post"
+    here = mi.harvest(model, texts, points, tmp_path / "here", batch_tokens=16)
+    away = mi.load("tiny-world", device_map="auto", max_memory={"cpu": "1MB"}, offload_folder=str(tmp_path / "weights"))
+    before = {unit: weights.brought for unit, weights in away.backend.offloaded.items()}
+    made = mi.harvest(away, texts, points, out, batch_tokens=16)
+    assert torch.equal(made["blocks.2.hook_resid_post"][:], here["blocks.2.hook_resid_post"][:])
+    brought = {unit: weights.brought - before[unit] for unit, weights in away.backend.offloaded.items()}
+    # once for the shard, and once to tell the model from others; behind the last point nothing runs
+    assert brought["blocks.0"] == brought["blocks.3"] + 1
