@@ -4,7 +4,8 @@ Every installed family tries its own strict reading, and the readings are compar
 all that are possible. Neither tensors nor keys show all that changes the numbers (a gain stored as an offset from one,
 the order of rotary pairs), so a lone reading is not believed too easily either: a family's own reasons for leaving a
 key unread do not count; a switch that is off rules no family out that does not know it; and the config must state every
-value that a family would otherwise take from its own defaults, unless the tensors or other keys settle it.
+value that a family would otherwise take from its own defaults, unless the tensors or other keys settle it. Nothing is
+inferred of a model_type that the registry knows, nor where some installed families may not be asked.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from mi_core import plugins
+from mi_core import plugins, registry
 from mi_core.config import Config
 from mi_core.errors import ModelNotFound, UnknownFamily
 from mi_core.families import GROUP, beside_text, family_of
@@ -58,8 +59,26 @@ def family_for(
     except ModelNotFound:
         raise unknown from None  # there is nothing to read by
     refuse_quantised_tensors(found, found.where)
+    if why := known(config["model_type"]) or unasked():
+        raise UnknownFamily(f"{unknown} What it is, is not inferred: {why}", **unknown.data)
     trial = Trial(config.plain(), config.where, found, ignore_config, ignore_tensors)
     return automatic(trial, unknown, beside_text(config))
+
+
+def known(model_type: str) -> str:
+    """What the registry says of a model_type that no family reads here; empty where it says nothing."""
+    for page in registry.pages().values():
+        if page.data.get("model_type") == model_type:
+            return f"the registry knows it ({page.data.get('summary', page.name)}); its family has to read it."
+        if model_type in page.data.get("not_read", {}):
+            return f"it is known, and not read ({page.data['not_read'][model_type]})."
+    return ""
+
+
+def unasked() -> str:
+    """Why a lone reading would prove nothing: families that might read the checkpoint otherwise may not be imported."""
+    hidden = plugins.hidden(GROUP)
+    return f"MI_PLUGINS leaves out {listing(hidden)}, which might read it otherwise." if hidden else ""
 
 
 def automatic(trial: Trial, unknown: UnknownFamily, advice: str) -> tuple[plugins.Plugin, str]:

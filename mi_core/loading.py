@@ -23,6 +23,7 @@ from mi_core.errors import BadConfig, LoadError, MissingTensors, ModelNotFound, 
 from mi_core.families import blueprint_of, config_of, empty_backend
 from mi_core.files import Files, is_file
 from mi_core.fill import fill
+from mi_core.gain_signs import check_gains
 from mi_core.inert import check_config_used
 from mi_core.provenance import Provenance
 from mi_core.quantised import refuse_quantised_tensors
@@ -141,6 +142,8 @@ def load(
             made, ignored_tensors = spreading.fill(*to, family=family.name, ignore=ignore_tensors)
     except (MissingTensors, UnusedTensors) as error:
         raise hinted(error, blueprint, config, tensors, family.name) from None
+    if read_as:
+        check_gains(made, module, family.name, config.where)
     provenance = Provenance(
         ref=os.fspath(ref),
         family=family.name,

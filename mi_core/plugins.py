@@ -22,7 +22,7 @@ import pluggy
 from mi_core import hookspecs
 from mi_core.errors import BrokenPlugin, MiError, PluginConflict, PluginError, UnknownPlugin
 
-__all__ = ["Plugin", "names", "plugin", "report"]
+__all__ = ["Plugin", "hidden", "names", "plugin", "report"]
 
 HOOKS: Final = {
     "mi_core.families": "mi_family",
@@ -105,6 +105,11 @@ def plugin(group: str, name: str) -> Plugin:
 def names(group: str) -> dict[str, str]:
     """Name -> distribution of every plugin of a group, sorted, without importing any."""
     return {name: " and ".join(claim.distribution for claim in found) for name, found in claims(group).items()}
+
+
+def hidden(group: str) -> list[str]:
+    """Installed plugins of a group that ``MI_PLUGINS`` leaves out, sorted."""
+    return sorted({claim.name for claim in installed() if claim.group == group} - claims(group).keys())
 
 
 def report(groups: Iterable[str] = tuple(HOOKS)) -> list[PluginError]:

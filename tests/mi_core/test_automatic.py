@@ -6,19 +6,24 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_models import family_example
 
 import mi_core as mi
-from mi_core import plugins
+from mi_core import plugins, registry
 from mi_core.blueprint import Blueprint, Weight
 from mi_core.building import initialise_randomly
 from mi_core.cli.main import main
 from mi_core.config import Config
 from mi_core.errors import UnknownFamily
 from mi_core.families import GROUP, blueprint_of
+from mi_core.gain_signs import check_gains
 from mi_core.readings import differences, same
 from mi_decoder.fused import side_by_side
 
@@ -58,10 +63,12 @@ def changed(folder: Path, **changes: Any) -> Path:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sets who is installed."""
+    """Sets which families are installed."""
+    installed = plugins.installed()
 
     def only(*names: str) -> None:
-        monkeypatch.setenv("MI_PLUGINS", ",".join(("inspect", *names)))
+        kept = tuple(claim for claim in installed if claim.group != GROUP or claim.name in names)
+        monkeypatch.setattr(plugins, "installed", lambda: kept)
 
     only(*RIVALS)
     return only
@@ -154,6 +161,68 @@ def test_a_class_name_is_no_evidence(asked: Any, tmp_path: Path) -> None:
     folder = written(tmp_path, "gemma", architectures=["GemmaForCausalLM"])
     with pytest.raises(UnknownFamily, match="fit several that differ"):
         mi.load(folder)
+
+
+def test_nothing_is_inferred_of_what_the_registry_knows(
+    asked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = written(tmp_path, "olmo2")
+    asked("llama", "olmo2")
+    listed = registry.Page("list", {"not_read": {"kolibri9": "not written yet"}}, "mi-core", tmp_path)
+    every = registry.pages()
+    monkeypatch.setattr(registry, "pages", lambda: {**every, "list": listed})
+    known = {"gemma": "the registry knows it.*its family has to read it", "kolibri9": "not read .not written yet"}
+    for model_type, words in known.items():
+        changed(folder, model_type=model_type)
+        for call in (mi.load, lambda ref: raised(mi.inspect(ref).problem)):
+            with pytest.raises(UnknownFamily, match=words):
+                call(folder)
+    assert mi.load(folder, backend="olmo2").provenance.family == "olmo2"
+
+
+def raised(problem: Exception | None) -> None:
+    assert problem is not None
+    raise problem
+
+
+def test_nothing_is_inferred_where_some_families_may_not_be_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = written(tmp_path, "olmo2")
+    monkeypatch.setenv("MI_PLUGINS", "llama,olmo2")
+    with pytest.raises(UnknownFamily, match=r"not inferred: MI_PLUGINS leaves out .*which might read it otherwise"):
+        mi.load(folder)
+
+
+@settings(max_examples=3)
+@given(seed=st.integers(0, 999))
+def test_gains_around_zero_are_not_read_as_what_multiplies(seed: int) -> None:
+    with TemporaryDirectory() as where:
+        folder = Path(where)
+        made = mi.build(example("olmo2"), trainable=False, device="cpu")
+        initialise_randomly(made, seed)
+        mi.save_model(made, folder)
+        changed(folder, model_type="nobodys")
+        with pytest.MonkeyPatch.context() as patch:
+            kept = tuple(c for c in plugins.installed() if c.group != GROUP or c.name in ("olmo2", "llama"))
+            patch.setattr(plugins, "installed", lambda: kept)
+            assert mi.load(folder).provenance.family == "olmo2"
+            for name, parameter in made.module.named_parameters():
+                if parameter.ndim == 1 and not name.endswith("bias"):
+                    parameter.copy_(parameter - 1)  # as Gemma stores them
+            mi.save_model(made, folder)
+            changed(folder, model_type="nobodys")
+            with pytest.raises(UnknownFamily, match=r"\d+% of the norms' gains are below zero, as of offsets from one"):
+                mi.load(folder)
+            assert mi.load(folder, backend="olmo2").provenance.read_as == ""
+
+
+def test_gains_above_zero_are_not_read_as_offsets() -> None:
+    gemma = family_example("gemma")  # all its stored offsets are above a half
+    with pytest.raises(UnknownFamily, match="0% of the norms' gains are below zero, as of what multiplies"):
+        check_gains(gemma.backend, gemma.module, "gemma", "here")
+    llama = family_example("llama")
+    check_gains(llama.backend, llama.module, "llama", "here")
 
 
 def test_blueprints_are_the_same_only_where_spec_names_and_views_are() -> None:
