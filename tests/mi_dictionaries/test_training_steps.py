@@ -1,4 +1,4 @@
-"""Twelve steps of SAELens' trainer, and training as a whole: exact resume, several processes, a toy with known features."""
+"""Twelve steps of every architecture as SAELens' trainer takes them, and what it saves then."""
 
 from __future__ import annotations
 

@@ -43,6 +43,8 @@ def trainee_of(options: Options, d_in: int, d_out: int, *, transcodes: bool, see
             "apply_b_dec_to_input=True: the decoder's bias of a transcoder lives at another point than its input.",
             field="apply_b_dec_to_input",
         )
+    if transcodes and options.architecture == "matching_pursuit":
+        raise BadConfig("matching pursuit reads with its decoder: there is no transcoder of it.", field="architecture")
     if options.architecture not in TRAINEES:
         raise BadConfig(f"{options.architecture!r} is not trained on one point.", field="architecture")
     if centres is None:

@@ -26,8 +26,8 @@ class MatchingPursuitTrainee(Trainee[MatchingPursuit]):
     def make_encoder(self, generator: torch.Generator) -> None:
         """There is none."""
         self.residual_threshold = self.options.residual_threshold
-        if self.options.skip or self.d_in != self.d_out:
-            raise BadConfig("matching pursuit reads with its decoder: there is no transcoder of it.")
+        if self.options.skip:
+            raise BadConfig("matching pursuit reads with its decoder: a skip connection is for transcoders.")
 
     def step(self, x: Tensor, y: Tensor, moment: Moment) -> Step:
         """The rest is followed with gradients, the choices are not."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from mi_core.harvests.ranks import ranks
 
 __all__ = ["Team"]
 
@@ -27,13 +28,12 @@ class Team:
     @classmethod
     def launched(cls) -> Team:
         """The processes that ``accelerate launch`` or ``torchrun`` started; this one alone otherwise."""
-        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        here = ranks()
+        if here.count < 2:
             return cls()
-        from accelerate import PartialState  # type: ignore[import-untyped]
         from accelerate.utils import reduce  # type: ignore[import-untyped]
 
-        state = PartialState()
-        return cls(state.process_index, state.num_processes, lambda tensor: reduce(tensor, reduction="mean"))
+        return cls(here.index, here.count, lambda tensor: reduce(tensor, reduction="mean"))
 
     @property
     def first(self) -> bool:
