@@ -30,6 +30,8 @@ def examples() -> Iterator[tuple[str, Mapping[str, Any]]]:
 EXAMPLES = dict(examples())
 """``"qwen2-0"`` -> the first example of ``qwen2``; without special tokens where it names none."""
 MIXTURES = [name for name, config in EXAMPLES.items() if "expert" in repr(config)]
+YOUNG = ("gemma4_text", "laguna", "mellum")
+"""Families whose configs were never spelled as transformers 4 spelled rotary positions."""
 UNSHARED = ("granite_swa", "granitemoe_swa")
 """Families whose reference returns patterns before sinks have taken their share."""
 

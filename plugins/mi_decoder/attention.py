@@ -24,7 +24,7 @@ from mi_decoder.output_gate import OutputGate
 from mi_decoder.rotary import Rotary
 from mi_decoder.split_inputs import OwnInput
 from mi_decoder.temperature import Temperature
-from mi_decoder.values import ValueChange
+from mi_decoder.values import NormedValues, ValueChange
 
 __all__ = ["Attention", "AttentionModule"]
 
@@ -111,6 +111,13 @@ class AttentionModule(nn.Module):
     def reads(self) -> tuple[str, ...]:
         """The matrices that multiply the input."""
         return ("q", "k", "v") if self.spec.gate is None else ("q", "k", "v", "gate")
+
+    @property
+    def loses_scale(self) -> bool:
+        """Whether a factor of what it reads is lost, since queries, keys and values are all normed."""
+        spec = self.spec
+        normed = spec.qk_norm is not None and isinstance(spec.values, NormedValues)
+        return normed and not spec.bias and spec.clip is None and spec.gate is None
 
     @property
     def reads_positions(self) -> bool:

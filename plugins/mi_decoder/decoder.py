@@ -189,7 +189,7 @@ def merged(layers: Sequence[Sequence[Site]]) -> Sequence[Site]:
     for index, sites in enumerate(layers):
         place = 0
         for offered in sites:
-            key = (offered.name, tuple(sorted(offered.sizes.items())))
+            key = (offered.name, tuple(sorted(offered.sizes.items())), offered.read_only)
             known = next((at for at in range(place, len(order)) if order[at][0] == key), None)
             if known is None:
                 order.insert(place, (key, offered, []))

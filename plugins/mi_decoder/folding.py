@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mi_decoder.attention import AttentionModule
 from mi_decoder.layers import DecoderBlock
 from mi_decoder.norms import LayerNormModule
+from mi_decoder.own_residuals import NormedStreamBlock
 
 if TYPE_CHECKING:
     from mi_decoder.decoder import DecoderBackend
@@ -43,6 +44,8 @@ def fold_obstacles(decoder: DecoderBackend) -> Mapping[str, str]:
 def why_no_norms(decoder: DecoderBackend) -> str:
     """What stands in the way of gains and biases, if anything."""
     for index, block in enumerate(decoder.blocks):
+        if isinstance(block, NormedStreamBlock):
+            return f"in layer {index} the stream itself goes on through the norms"
         for norm, parts in read_by(block):
             silent = [type(part).__name__ for part in parts if not hasattr(part, "reads")]
             if norm is not None and silent:
@@ -82,10 +85,9 @@ def why_no_center_writing(decoder: DecoderBackend) -> str:
 
 
 def folded_copy(decoder: DecoderBackend, transformations: Collection[str]) -> DecoderBackend:
-    """A copy, its embedding and unembedding no longer tied, with these transformations done."""
+    """A copy, none of its parameters tied, with these transformations done."""
     made = copy.deepcopy(decoder)
-    if made.unembed_weight is made.embed_weight:
-        made.unembed_weight = nn.Parameter(made.unembed_weight.detach().clone(), made.unembed_weight.requires_grad)
+    untie(made)
     with torch.no_grad():
         if "norms" in transformations:
             for block in made.blocks:
@@ -102,6 +104,17 @@ def folded_copy(decoder: DecoderBackend, transformations: Collection[str]) -> De
             if isinstance(made.unembed_bias, Tensor):
                 put(made.unembed_bias, wide(made.unembed_bias) - wide(made.unembed_bias).mean())
     return made
+
+
+def untie(module: nn.Module) -> None:
+    """Give each place a parameter of its own where several share one."""
+    kept: set[int] = set()
+    for part in module.modules():
+        for name, parameter in list(part._parameters.items()):
+            if parameter is not None and id(parameter) in kept:
+                own = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+                part._parameters[name] = own
+            kept.add(id(parameter))
 
 
 def read_by(block: Any) -> Iterator[tuple[Any, list[Any]]]:

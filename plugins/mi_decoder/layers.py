@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxtyping import Float
@@ -32,7 +32,7 @@ class Layer:
     ln2_post: Norm | None = None
     multiplier: float = 1.0
 
-    def build(self, d_model: int) -> SequentialBlock:
+    def build(self, d_model: int) -> DecoderBlock:
         """The module."""
         return SequentialBlock(self, d_model)
 
@@ -105,7 +105,8 @@ class DecoderBlock(nn.Module):
         for name in self.order:
             part: Any = self._modules.get(name)
             if part is not None:
-                sites.extend(part.sites())
+                lost = name == "ln1" and getattr(self.mixer, "loses_scale", False)
+                sites.extend(map(read_only_scale, part.sites()) if lost else part.sites())
             elif name == "split_inputs":
                 sites.extend(split_input_sites(self.readers, self.d_model))
             elif name.startswith("hook_") and not (name == MLP_INPUT and "mlp" in self.readers):
@@ -129,6 +130,12 @@ class DecoderBlock(nn.Module):
         """The weights of all parts."""
         parts: list[Any] = [part for part in self._modules.values() if part is not None]
         return {name: tensor for part in parts for name, tensor in part.weights().items()}
+
+
+def read_only_scale(offered: Site) -> Site:
+    """A norm's denominator, where what reads the norm loses it."""
+    reason = "queries, keys and values are normed once more, so that a factor of what they read is lost"
+    return replace(offered, read_only=reason) if offered.name.endswith("hook_scale") else offered
 
 
 class SequentialBlock(DecoderBlock):

@@ -8,12 +8,12 @@ from types import MappingProxyType
 
 from mi_core.config import Config
 from mi_core.errors import BadConfig
-from mi_decoder.rope_scalings import Dynamic, Linear, Llama3, LongRope, Unscaled, Yarn
+from mi_decoder.rope_scalings import Dynamic, Linear, Llama3, LongRope, Proportional, Unscaled, Yarn
 from mi_decoder.rotary import Rotary, Scaling
 
 __all__ = ["magnitude", "rope_of_kind", "rope_values", "rotary"]
 
-KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
 POSITIVE = 1e-9
 
 
@@ -50,12 +50,15 @@ def rotary(
     outer_theta = config.number(theta_key, default=theta, at_least=1.01) if theta_key else theta
     outer_part = config.number(part_key, default=part or 1.0, at_least=POSITIVE, at_most=1.0)
     turned = rope.number("partial_rotary_factor", default=outer_part, at_least=POSITIVE, at_most=1.0)
-    n_dims = int(d_head * turned)
-    if turned != 1.0 and part is None:
+    n_dims = d_head if kind == "proportional" else int(d_head * turned)
+    if turned != 1.0 and part is None and kind != "proportional":
         raise refused(config, f"{part_key!r} is {turned!r}, but this family turns whole heads: remove it")
     if n_dims % 2 or n_dims < (4 if kind == "dynamic" else 2):
         raise refused(config, f"{n_dims!r} of {d_head!r} dims of a head turn in pairs: make 'head_dim' even")
     base = rope.number("rope_theta", default=outer_theta, at_least=1.01)
+    if kind == "proportional":
+        factor = rope.number("factor", default=1.0, at_least=POSITIVE)
+        return Rotary(d_head, base, Proportional(turning=int(turned * d_head // 2), factor=factor), interleaved, wide)
     return Rotary(n_dims, base, scaling(kind, config, rope, n_ctx, n_dims), interleaved, wide)
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-__all__ = ["Dynamic", "Linear", "Llama3", "LongRope", "Unscaled", "Yarn"]
+__all__ = ["Dynamic", "Linear", "Llama3", "LongRope", "Proportional", "Unscaled", "Yarn"]
 
 
 def inverse_frequencies(theta: float, n_dims: int, device: torch.device) -> Float[Tensor, "pair"]:
@@ -169,3 +169,24 @@ class Llama3(Unscaled):
         smooth = (self.original / wavelength - self.low) / (self.high - self.low)
         between = (1 - smooth) * scaled / self.factor + smooth * scaled
         return torch.where(~is_long & ~is_short, between, scaled)
+
+
+@dataclass(frozen=True)
+class Proportional(Unscaled):
+    """The first ``turning`` pairs of a whole head turn, by the frequencies that they have there; others stand still.
+
+    Source: Gemma Team 2026, Gemma 4; transformers 5.24, _compute_proportional_rope_parameters.
+    """
+
+    turning: int = 0
+    factor: float = 1.0
+
+    def frequencies(self, theta: float, n_dims: int, total: Int[Tensor, "batch"]) -> Float[Tensor, "*batch pair"]:
+        """Radians per position for each pair of dimensions."""
+        plain = inverse_frequencies(theta, n_dims, total.device)
+        still = torch.arange(len(plain), device=total.device) >= self.turning
+        return plain.masked_fill(still, 0.0) / self.factor
+
+    def reach(self, n_ctx: int) -> int | None:
+        """``n_ctx`` may be meant before or after the scaling: checkpoints do either."""
+        return math.floor(n_ctx * self.factor)

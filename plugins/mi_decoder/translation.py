@@ -223,12 +223,14 @@ def blueprint(
     dropped: Mapping[str, str] = COMPUTED,
     inert: Mapping[str, str] | None = None,
     wide: Sequence[str] = ("*.selection_bias",),
+    same: Mapping[str, str] | None = None,
 ) -> Blueprint:
     """How does a checkpoint with these names fill this decoder?
 
     ``tied`` is what the config says. As in the reference, the file has the last word: both matrices present are both
     used, a lone unembedding serves as the embedding too. Checkpoints of the bare stack lack ``prefix``. Parameters
-    that fit a pattern of ``wide`` stay float32 where the model's dtype is narrower.
+    that fit a pattern of ``wide`` stay float32 where the model's dtype is narrower. Those in ``same`` are others: keys
+    that serve as values.
 
     Source: transformers 5.24, PreTrainedModel.tie_weights and _keep_in_fp32_modules_strict.
     """
@@ -237,14 +239,15 @@ def blueprint(
     weights = {name: weight(name, names, strip) for name in slots(model.build())}
     for name in (name for name in weights if any(fnmatchcase(name, pattern) for pattern in wide)):
         weights[name] = replace(weights[name], wide=True)
-    tie: dict[str, str] = {}
+    tie = dict(same or {})
+    weights = {name: weight for name, weight in weights.items() if name not in tie}
     embed, unembed = weights["embed_weight"], weights["unembed_weight"]
     if tied and (tensors is None or unembed.names[0] not in tensors):
         del weights["unembed_weight"]
-        tie = {"unembed_weight": "embed_weight"}
+        tie["unembed_weight"] = "embed_weight"
     elif tied and tensors is not None and embed.names[0] not in tensors:
         del weights["embed_weight"]
-        tie = {"embed_weight": "unembed_weight"}
+        tie["embed_weight"] = "unembed_weight"
     return Blueprint(
         backend=model.build,
         weights=weights,

@@ -1,6 +1,7 @@
 """BLOOM and BLOOMZ (560m to 176b), and everything else that ships as ``model_type: bloom``.
 
-Traits: no position embedding, but scores that fall with the distance; a norm behind the token embedding.
+Traits: no position embedding, but scores that fall with the distance; a norm behind the token embedding; perhaps a
+stream that goes on through the norms.
 Source: BigScience 2022, arXiv:2211.05100; transformers 5.24, models/bloom.
 """
 
@@ -18,7 +19,8 @@ from mi_decoder.activations import ACTIVATIONS
 from mi_decoder.alibi import Alibi, geometric_slopes
 from mi_decoder.decoder import Decoder
 from mi_decoder.fused import of_each_head
-from mi_decoder.translation import Source, blueprint, fused_names, module_names, only
+from mi_decoder.own_residuals import NormedStreamLayer
+from mi_decoder.translation import Source, blueprint, fused_names, module_names
 
 LAYER = "transformer.h.*"
 MODULES = {"ln1": "input_layernorm", "ln2": "post_attention_layernorm", "mixer.o": "self_attention.dense"}
@@ -48,7 +50,8 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
             f"{config.where}: 'n_head' is {n_heads!r}: it must divide 'hidden_size' ({d_model!r}).", path=config.where
         )
     d_head = d_model // n_heads
-    only(config, "apply_residual_connection_post_layernorm", False)
+    normed = config.flag("apply_residual_connection_post_layernorm", default=False)
+    kind = NormedStreamLayer if normed else Layer
     norm = LayerNorm(config.number("layer_norm_epsilon", default=1e-5, at_least=0.0))
     positions = Alibi(geometric_slopes(n_heads))
     mixer = Attention(n_heads, n_heads, d_head, positions, bias=True, out_bias=True)
@@ -56,7 +59,7 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     model = Decoder(
         d_vocab=config.size("vocab_size"),
         d_model=d_model,
-        layers=(Layer(mixer, MLP(4 * d_model, ACTIVATIONS["gelu_fast"]), ln1=norm, ln2=norm),) * n_layers,
+        layers=(kind(mixer, MLP(4 * d_model, ACTIVATIONS["gelu_fast"]), ln1=norm, ln2=norm),) * n_layers,
         ln_final=norm,
         embed_norm=norm,
     )
@@ -69,9 +72,10 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
 
 @hookimpl
 def mi_family_examples() -> Sequence[Mapping[str, Any]]:
-    """Tiny configs: a number of heads that is no power of two; an unembedding of its own."""
+    """Tiny configs: a number of heads that is no power of two; an unembedding of its own, a stream through norms."""
     tiny = {"model_type": "bloom", "vocab_size": 61, "n_layer": 2}
     return (
         tiny | {"hidden_size": 36, "n_head": 6, "layer_norm_epsilon": 1e-4},
         tiny | {"hidden_size": 32, "n_head": 4, "tie_word_embeddings": False},
+        tiny | {"hidden_size": 32, "n_head": 4, "apply_residual_connection_post_layernorm": True},
     )

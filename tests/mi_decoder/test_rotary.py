@@ -24,6 +24,7 @@ SCALINGS: dict[str, dict[str, Any]] = {
     "longrope": {"short_factor": [1.0, 1.2, 1.4, 2.0], "long_factor": [1.0, 2.0, 3.0, 4.0]}
     | {"original_max_position_embeddings": 16},
     "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16},
+    "proportional": {"factor": 2.0, "partial_rotary_factor": 0.5},
 }
 
 
@@ -108,6 +109,7 @@ def test_a_rotation_changes_nothing_in_place() -> None:
         ("yarn", SCALINGS["yarn"], 64),
         ("longrope", SCALINGS["longrope"], 32),
         ("llama3", SCALINGS["llama3"], 32),
+        ("proportional", SCALINGS["proportional"], 64),
     ],
 )
 def test_the_context_reaches_as_far_as_the_scaling_goes(kind: str, rope: dict[str, Any], reach: int | None) -> None:

@@ -15,6 +15,7 @@ import test_float64 as double
 import test_parity as parity
 import transformers
 from checkpoints import reference, reference_run, save
+from family_examples import YOUNG
 
 import mi_core as mi
 
@@ -76,7 +77,7 @@ def page(family: str) -> str:
         "",
         "[supported]",
         f"traits = {json.dumps(traits)}",
-        'config_spellings = "transformers 4 and transformers 5"',
+        f'config_spellings = "{"transformers 5" if family in YOUNG else "transformers 4 and transformers 5"}"',
         'checkpoints = "safetensors, one file or a sharded index; with or without the prefix of the whole model"',
         "",
         "[verified]",
