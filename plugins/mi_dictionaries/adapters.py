@@ -28,9 +28,19 @@ WRITTEN: Final = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_m
 """Sites of the stream and of what is written to it: centring takes their mean away."""
 
 
-def processing_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """How the model was processed, by what a SAELens config says of the model."""
+PUBLISHED_CENTRED: Final = (
+    "jbloom/GPT2-Small-SAEs-Reformatted",
+    "jbloom/GPT2-Small-Feature-Splitting-Experiment-Layer-8",
+    "tommmcgrath/gpt2-small-mlp-out-saes",
+)
+"""Repositories whose files do not say that the model was processed; SAELens' list of releases does (version 6.54)."""
+
+
+def processing_of(metadata: Mapping[str, Any], place: str = "") -> tuple[str, ...]:
+    """How the model was processed, by what a SAELens config says of the model, or by where the files come from."""
     options = metadata.get("model_from_pretrained_kwargs") or {}
+    if not options and any(repository in place for repository in PUBLISHED_CENTRED):
+        return (CENTRED,)
     return tuple(name for name in (CENTRED, FOLDED) if options.get(name) is True)
 
 

@@ -322,6 +322,15 @@ def test_centred_writing_weights_get_an_adapter_that_is_reported(tmp_path, old):
     assert "trained on centred writing weights" in found.about.conventions[1]
 
 
+def test_repositories_whose_files_do_not_say_that_the_model_was_processed_are_known_by_name(tmp_path):
+    p, x = parts(21), activations(21)
+    mean = x.mean(-1, keepdims=True)
+    acts = relu(encoded(p, x - mean))
+    folder = tmp_path / "jbloom/GPT2-Small-SAEs-Reformatted/blocks.3.hook_resid_pre"
+    found = write_old(folder, p, hook_name="blocks.3.hook_resid_pre")
+    check(found, x, acts, acts @ p["W_dec"] + p["b_dec"] + mean)
+
+
 def test_what_nothing_reads_and_what_contradicts_itself_is_refused_with_both_values(tmp_path):
     p = parts(19)
     with pytest.raises(UnusedConfig, match=r"surprise = 3"):

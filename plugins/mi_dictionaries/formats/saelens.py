@@ -54,7 +54,7 @@ def mi_format(files: Files, asked: Asked) -> Any | None:
         return None
     config = migrated(read_config(files, CONFIG))
     stored = Stored.safetensors(files, WEIGHTS)
-    read = Read(config, config.child("metadata"), stored, *norm(files, config, stored.sizes))
+    read = Read(config, config.child("metadata"), stored, *norm(files, config, stored.sizes), str(files.place))
     architecture = config["architecture"]
     kinds = {"matching_pursuit": matching_pursuit, "temporal": temporal}
     found = kinds[architecture](config, stored, read.frame()) if architecture in kinds else sparse(read, architecture)
@@ -75,6 +75,7 @@ class Read:
     stored: Stored
     transforms: tuple[Transform, ...]
     conventions: tuple[str, ...]
+    place: str
 
     def frame(self) -> dict[str, Any]:
         """Everything around encoder and decoder."""
@@ -84,7 +85,7 @@ class Read:
         if not isinstance(reads, str):
             raise BadConfig(f"{self.config.where}: 'hook_name' is {reads!r}; the point that it reads is needed.")
         writes = metadata.get("hook_name_out") or reads
-        adapters, adapted = transforms_for(processing_of(metadata), reads, writes)
+        adapters, adapted = transforms_for(processing_of(metadata, self.place), reads, writes)
         self.transforms, said = (*adapters, *self.transforms), [*adapted, *said]
         heads = self.config.choice("reshape_activations", ["none", "hook_z"], default="none") == "hook_z"
         if heads:
