@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from mi_core.protocols import Batch, Site, Tap
 from mi_core.taps import IDLE
 from mi_core.vocabulary import site
 from mi_decoder.dispatch import Dispatch, tokens_of
-from mi_decoder.mlp import GatedMLP, weights_of
+from mi_decoder.mlp import GatedMLP, GatedMLPModule, weights_of
 from mi_decoder.routing import Routing
 
 __all__ = ["ClampedSwiglu", "Experts", "ExpertsModule", "Gated"]
@@ -107,6 +107,29 @@ class ExpertsModule(nn.Module):
         self.experts = nn.ModuleList(ExpertModule(spec, d_model) for _ in range(spec.n_experts))
         self.shared = None if spec.shared is None else spec.shared.build(d_model, "mlp.shared")
         self.register_parameter("shared_gate_weight", empty(1, d_model) if spec.shared_gate else None)
+
+    @property
+    def keeps_norm_biases(self) -> str:
+        """Why the bias of the norm before it cannot become biases of its matrices, if it cannot."""
+        if self.spec.weighs_input:
+            return "multiplies what experts read by their weights, and with it the norm's bias"
+        return "has a gate without a bias" if self.spec.shared_gate else ""
+
+    def reading(self) -> Iterator[tuple[nn.Module, str]]:
+        """The matrices that multiply its input: the router's, every expert's, the shared one's and its gate's."""
+        yield self, "router"
+        for expert in self.experts:
+            yield from ((expert, name) for name in GatedMLPModule.reads)
+        shared: Any = self.shared
+        if shared is not None:
+            yield from ((shared, name) for name in shared.reads)
+        if self.spec.shared_gate:
+            yield self, "shared_gate"
+
+    def writing(self) -> Iterator[tuple[nn.Module, str]]:
+        """The matrices whose products are summed: every expert's, and the shared one's."""
+        for expert in (*self.experts, *(() if self.shared is None else (self.shared,))):
+            yield expert, "out"
 
     def transform(
         self, x: Float[Tensor, "batch pos d_model"], batch: Batch, tap: Tap

@@ -1,6 +1,9 @@
 """Decoders whose norms, biases and means are moved into neighbouring matrices, where that keeps the probabilities.
 
-A part says which matrices ``reads`` the normed stream and which ``writes`` to it; a part that does not is not touched.
+A part says which of its matrices ``reads`` the normed stream and which ``writes`` to it, by their names; or, where they
+lie in modules of its own, by ``reading()`` and ``writing()``. Why it needs the norm as it is, it says as ``keeps_norms``
+or ``keeps_norm_biases``; a part that says nothing is not touched.
+
 Sums are made in float32 at least. Source: TransformerLens 3.9, weight_processing.py.
 """
 
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from mi_decoder.decoder import DecoderBackend
 
 __all__ = ["fold_obstacles", "folded_copy"]
+
+LISTED: Mapping[str, str] = {"reads": "reading", "writes": "writing"}
+"""How a part says it where it says more than names."""
 
 
 def fold_obstacles(decoder: DecoderBackend) -> Mapping[str, str]:
@@ -47,10 +53,22 @@ def why_no_norms(decoder: DecoderBackend) -> str:
         if isinstance(block, NormedStreamBlock):
             return f"in layer {index} the stream itself goes on through the norms"
         for norm, parts in read_by(block):
-            silent = [type(part).__name__ for part in parts if not hasattr(part, "reads")]
-            if norm is not None and silent:
-                return f"in layer {index} {silent[0]} reads the norm by more than plain matrices"
+            why = why_kept(norm, parts)
+            if norm is not None and why:
+                return f"in layer {index} {why}"
     return "a projection lies between final norm and unembedding" if decoder.spec.d_embed else ""
+
+
+def why_kept(norm: Any, parts: list[Any]) -> str:
+    """Why parts cannot do without the gain and the bias of the norm that they read, if they cannot."""
+    for part in parts:
+        biased = norm is not None and norm._parameters["bias"] is not None
+        why: str = getattr(part, "keeps_norms", "") or (getattr(part, "keeps_norm_biases", "") if biased else "")
+        if not why and not knows(part, "reads"):
+            why = "reads the norm by more than plain matrices"
+        if why:
+            return f"{type(part).__name__} {why}"
+    return ""
 
 
 def why_no_value_biases(decoder: DecoderBackend) -> str:
@@ -78,7 +96,7 @@ def why_no_center_writing(decoder: DecoderBackend) -> str:
             return f"in layer {index} a norm lies between what is written and the stream"
         if not all(isinstance(norm, LayerNormModule) for norm, _ in read_by(block)):
             return f"in layer {index} something reads the stream without a norm that centres"
-        silent = [type(part).__name__ for part in parts_of(block) if not hasattr(part, "writes")]
+        silent = [type(part).__name__ for part in parts_of(block) if not knows(part, "writes")]
         if silent:
             return f"in layer {index} {silent[0]} writes by more than plain matrices"
     return ""
@@ -92,7 +110,7 @@ def folded_copy(decoder: DecoderBackend, transformations: Collection[str]) -> De
         if "norms" in transformations:
             for block in made.blocks:
                 for norm, parts in read_by(block):
-                    fold(norm, [(part, name) for part in parts for name in getattr(part, "reads", ())])
+                    fold(norm, [each for part in parts for each in matrices(part, "reads")])
             fold(made.ln_final, [(made, "unembed")])
         if "value_biases" in transformations:
             for block in made.blocks:
@@ -125,6 +143,17 @@ def read_by(block: Any) -> Iterator[tuple[Any, list[Any]]]:
     else:
         yield block.ln1, [mixer]
         yield from [(block.ln2, channel)] if channel else ()
+
+
+def knows(part: Any, what: Literal["reads", "writes"]) -> bool:
+    """Whether a part says which of its matrices do so."""
+    return hasattr(part, what) or hasattr(part, LISTED[what])
+
+
+def matrices(part: Any, what: Literal["reads", "writes"]) -> list[tuple[nn.Module, str]]:
+    """The matrices of a part that read the normed stream, or write to the stream: where they lie, and their names."""
+    listed = getattr(part, LISTED[what], None)
+    return [(part, name) for name in getattr(part, what, ())] if listed is None else list(listed())
 
 
 def parts_of(block: Any) -> list[Any]:
@@ -170,8 +199,8 @@ def center_writing(decoder: Any) -> None:
             put(table, wide(table) - wide(table).mean(-1, keepdim=True))
     for block in decoder.blocks:
         for part in parts_of(block):
-            for name in part.writes:
-                for parameter in (part.get_parameter(f"{name}_weight"), part._parameters[f"{name}_bias"]):
+            for module, name in matrices(part, "writes"):
+                for parameter in (module.get_parameter(f"{name}_weight"), module._parameters[f"{name}_bias"]):
                     if parameter is not None:
                         put(parameter, wide(parameter) - wide(parameter).mean(0))
 

@@ -43,6 +43,8 @@ class ChannelMix:
 class ChannelMixModule(nn.Module):
     """See `ChannelMix`."""
 
+    keeps_norms = "mixes each token with the one before, and the first with zeros, which have no norm's bias"
+
     def __init__(self, spec: ChannelMix, d_model: int) -> None:
         super().__init__()
         self.spec = spec

@@ -39,6 +39,7 @@ class TimeMix(nn.Module):
     """
 
     reads_positions = False
+    keeps_norms = "mixes each token with the one before, and the first with zeros, which have no norm's bias"
     kernel: Kernel
     kind = "heads"
     points: tuple[str, ...]

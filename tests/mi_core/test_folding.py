@@ -19,7 +19,9 @@ from mi_core.errors import NotSerialisable, UnsupportedAnalysis
 IDS = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8], [8, 7, 6, 5, 4, 3, 2, 1]])
 TRANSFORMATIONS = ("norms", "value_biases", "center_writing", "center_unembed")
 FAMILIES = ("gpt2", "gpt_neox", "llama", "qwen2", "gemma2", "gpt_oss", "olmo2", "phi", "deepseek_v3", "xglm")
-"""Of each structure one: fused or shared norms, offsets of gains, soft-caps, sinks, late norms, latents, experts."""
+FAMILIES += ("mixtral", "phimoe", "qwen2_moe", "llama4_text", "hooked_transformer")
+"""Of each structure one: fused or shared norms, offsets of gains, soft-caps, sinks, late norms, latents; experts beside
+shared ones, behind norms with biases, with a gate, with weighed inputs; attention alone."""
 
 
 def log_probs(model: mi.Model) -> Tensor:
@@ -86,8 +88,7 @@ def test_the_model_that_was_folded_stays_and_the_new_one_says_what_it_is() -> No
         ("llama", "center_writing", "does not centre"),
         ("gemma2", "center_unembed", "soft-capped"),
         ("gpt_oss", "value_biases", "sinks"),
-        ("gpt_oss", "norms", "more than plain matrices"),
-        ("rwkv7", "norms", "TimeMix"),
+        ("rwkv7", "norms", "TimeMixModule mixes each token with the one before, and the first with zeros"),
     ],
 )
 def test_what_would_change_probabilities_is_refused_with_the_reason(family: str, transformation: str, why: str) -> None:
