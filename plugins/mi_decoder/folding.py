@@ -1,7 +1,7 @@
 """Decoders whose norms, biases and means are moved into neighbouring matrices, where that keeps the probabilities.
 
 A part says which of its matrices ``reads`` the normed stream and which ``writes`` to it, by their names; or, where they
-lie in modules of its own, by ``reading()`` and ``writing()``. Why it needs the norm as it is, it says as ``keeps_norms``
+lie in modules of its own, by ``reading()`` and ``writing()``. Why it needs the norm as it is it says as ``keeps_norms``
 or ``keeps_norm_biases``; a part that says nothing is not touched.
 
 Sums are made in float32 at least. Source: TransformerLens 3.9, weight_processing.py.
