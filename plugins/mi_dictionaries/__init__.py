@@ -4,6 +4,7 @@ from mi_dictionaries.about import About
 from mi_dictionaries.activations import AbsTopK, Activation, Gated, GroupMax, JumpReLU, ReLU, TanhReLU, TopK
 from mi_dictionaries.adapters import adapted
 from mi_dictionaries.cross_layer import cross_layer_transcoder_layer
+from mi_dictionaries.evaluation import Evaluation, evaluate
 from mi_dictionaries.features import Features
 from mi_dictionaries.folding import fold_decoder_norms, fold_scale
 from mi_dictionaries.loading import load
@@ -13,6 +14,7 @@ from mi_dictionaries.sets import DictionarySet
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.splicing import splice
 from mi_dictionaries.temporal import Temporal, TemporalAttention
+from mi_dictionaries.training import TrainingConfig, train
 from mi_dictionaries.transforms import Centred, ConstantNorm, LayerNorm, Scaled, Shifted, Transform, Whitened
 from mi_dictionaries.writing import save, save_circuit_tracer, save_saelens
 
@@ -23,6 +25,7 @@ __all__ = [
     "Centred",
     "ConstantNorm",
     "DictionarySet",
+    "Evaluation",
     "Features",
     "Gated",
     "GroupMax",
@@ -38,10 +41,12 @@ __all__ = [
     "Temporal",
     "TemporalAttention",
     "TopK",
+    "TrainingConfig",
     "Transform",
     "Whitened",
     "adapted",
     "cross_layer_transcoder_layer",
+    "evaluate",
     "fold_decoder_norms",
     "fold_scale",
     "load",
@@ -49,4 +54,5 @@ __all__ = [
     "save_circuit_tracer",
     "save_saelens",
     "splice",
+    "train",
 ]

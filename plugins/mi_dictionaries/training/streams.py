@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 import mi_core as mi
-from mi_core.errors import InputError
+from mi_core.errors import InputError, NoTokenizer
+from mi_core.harvests.corpora import corpus_of
 
 __all__ = ["Chunks", "LiveActivations", "StoredActivations"]
 
@@ -66,6 +67,23 @@ class LiveActivations:
         self.points = tuple(point.name for name in self.points for point in self.model.hook_points(name))
         self.spec = mi.capture(list(self.points))
 
+    @classmethod
+    def over(
+        cls, model: mi.Model, data: Any, points: Sequence[str], *, columns: int = 128, rows: int = 32
+    ) -> LiveActivations:
+        """Of texts, files or whatever `mi_core.harvest` takes: documents one behind the other, cut into full rows.
+
+        Raises:
+            InputError: there is not one run of tokens.
+        """
+        ids = joined(model, data)
+        runs = len(ids) // (rows * columns)
+        if not runs:
+            raise InputError(f"{len(ids)} tokens do not fill one run of {rows} rows of {columns}.", tokens=len(ids))
+        inputs = ids[: runs * rows * columns].view(runs, rows, columns)
+        about = {"data": str(data), "tokens": len(ids)}
+        return cls(model, lambda run: inputs[run % runs], tuple(points), rows * columns, about=about)
+
     @property
     def widths(self) -> tuple[int, ...]:
         """The product of all dims behind batch and positions: heads lie side by side."""
@@ -99,6 +117,19 @@ class LiveActivations:
     def describe(self) -> dict[str, Any]:
         """The model, and what the caller says of the data."""
         return {"model": self.model.provenance.ref, "tokens_per_run": self.tokens_per_run, **self.about}
+
+
+def joined(model: mi.Model, data: Any) -> Int[Tensor, "token"]:
+    """The ids of all documents, each as the tokenizer encodes it."""
+    found: list[int] = []
+    for document in corpus_of(data):
+        content = document.content
+        if isinstance(content, str):
+            if model.tokenizer is None:
+                raise NoTokenizer("the documents are texts, and this model has no tokenizer.")
+            content = tuple(model.tokenizer.encode(content).ids)
+        found.extend(content)
+    return torch.tensor(found)
 
 
 class Column(Protocol):
