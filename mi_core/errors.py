@@ -43,6 +43,7 @@ A message says what failed, what was seen and what to do; the values are attribu
     │   ├── HarvestLocked             somebody else is harvesting into the folder
     │   └── CorruptShard              a shard that is not as it was written
     ├── UnsupportedAnalysis       the model lacks what an analysis needs
+    ├── NotCompiled               a run that cannot be compiled was asked to be
     ├── HookContractBroken        a backend did not do what its sites declare
     ├── UnknownCheck              no such check in the conformance kit, or none that applies
     └── CheckFailed               a property of the conformance kit does not hold
@@ -73,6 +74,7 @@ __all__ = [
     "MissingTensors",
     "ModelNotFound",
     "NoTokenizer",
+    "NotCompiled",
     "NotLoaded",
     "NotRecorded",
     "NotSerialisable",
@@ -278,6 +280,10 @@ class CorruptShard(HarvestError):
 
 class UnsupportedAnalysis(MiError):
     """The model lacks what an analysis needs."""
+
+
+class NotCompiled(MiError):
+    """A run that cannot be compiled was asked to be."""
 
 
 class HookContractBroken(MiError):

@@ -30,6 +30,7 @@ from mi_core.unembedding import unembedded
 from mi_core.weights import Weights
 
 if TYPE_CHECKING:  # text and sweeps are for those who want them
+    from mi_core.compiling import Compiled
     from mi_core.generation import Generation
     from mi_core.streaming import Streamed
     from mi_core.sweep_plans import SweepPlan
@@ -356,11 +357,17 @@ class Model:
         """
         from mi_core.streaming import stream
 
-        spec = self._spec(spec)
         prompts = self._read(inputs, attention_mask, position_ids)
-        return stream(
-            self, prompts, spec, chunk=chunk, losses=losses, memory=remembered(memory, self, len(prompts.ids))
-        )
+        before = remembered(memory, self, len(prompts.ids))
+        return stream(self, prompts, self._spec(spec), chunk=chunk, losses=losses, memory=before)
+
+    def compile(
+        self, spec: HookSpec | None = None, *, logits: Logits = "all", strict: bool = False, **options: Any
+    ) -> Compiled:
+        """The same run for many inputs, compiled: see `Compiled`; ``options`` are those of `torch.compile`."""
+        from mi_core.compiling import Compiled
+
+        return Compiled(self, self._spec(spec), logits=logits, strict=strict, **options)
 
     def _spec(self, spec: HookSpec | None) -> HookSpec:
         if spec is None:
