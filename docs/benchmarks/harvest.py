@@ -25,23 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forward import CONFIG
 
 import mi_core as mi
 from mi_core.calling import row_chunks
 from mi_core.loop import Taps, forward
 
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 768,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 4,
-    "vocab_size": 8192,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "hidden_act": "silu",
-}
 POINTS = {
     "one residual of twelve": "blocks.11.hook_resid_post",
     "every residual": "blocks.*.hook_resid_post",

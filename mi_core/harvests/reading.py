@@ -20,15 +20,14 @@ from torch import Tensor
 
 from mi_core.errors import CorruptShard, MissingActivation, SelectorError
 from mi_core.harvests.folder import numbered, read_index
+from mi_core.harvests.points import HarvestedPoint
 from mi_core.harvests.shards import Shard
 from mi_core.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from mi_core.harvests.batches import HarvestBatches, HarvestRows
 
-__all__ = ["Context", "Harvest", "HarvestedPoint", "Top"]
-
-Rows = int | slice | Sequence[int] | Tensor
+__all__ = ["Context", "Harvest", "Top"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Top:
     rows: Int[Tensor, "k"]
 
 
-class Harvest(Mapping[str, "HarvestedPoint"]):
+class Harvest(Mapping[str, HarvestedPoint]):
     """What `mi_core.harvest` wrote; a mapping from points to activations ``[row ...]``.
 
     ``harvest["blocks.3.hook_resid_post"][rows]`` reads rows, ``harvest.documents`` says which document each is of. An
@@ -270,67 +269,3 @@ class Harvest(Mapping[str, "HarvestedPoint"]):
     def _some(self, points: str | Sequence[str] | None) -> tuple[str, ...]:
         chosen = self.points if points is None else (points,) if isinstance(points, str) else tuple(points)
         return tuple(self[point].name for point in chosen)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class HarvestedPoint:
-    """The activations of one point ``[row ...]``, read as they are asked for."""
-
-    harvest: Harvest
-    name: str
-
-    def __repr__(self) -> str:
-        return f"HarvestedPoint({self.name!r}, {list(self.shape)}, {str(self.dtype).removeprefix('torch.')})"
-
-    def __len__(self) -> int:
-        return self.harvest.rows
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        """Names of the dims."""
-        return ("row", *self.harvest.index["dims"][self.name])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows, and the sizes of a row."""
-        return (len(self), *self.harvest.index["dims"][self.name].values())
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What they are stored as."""
-        first = next(self.shards(), None)
-        return torch.float32 if first is None else first.dtype
-
-    def shards(self) -> Iterator[Tensor]:
-        """The rows of each shard that has any ``[row ...]``, as views of the file's pages; treat them as read-only."""
-        return (shard[self.name] for shard in self.harvest.shards() if shard.rows)
-
-    def __getitem__(self, rows: Rows) -> Tensor:
-        """Some rows: an int gives one row ``[...]``; a slice, ints or a tensor of ints or bools ``[row ...]``."""
-        if isinstance(rows, int):
-            number, local = self.harvest.place_of(rows)
-            return self.harvest.shard(number)[self.name][local]
-        if isinstance(rows, slice):
-            counted = range(len(self))[rows]
-            return self.take(torch.arange(len(counted)) * counted.step + counted.start)
-        rows = torch.as_tensor(rows)
-        if rows.dtype != torch.bool:
-            return self.take(rows)
-        if len(rows) != len(self):
-            raise SelectorError(
-                f"the mask has {len(rows)} entries, {self.name!r} has {len(self)} rows.", point=self.name
-            )
-        return self.take(rows.nonzero()[:, 0])
-
-    def take(self, rows: Int[Tensor, "row"]) -> Tensor:
-        """Some rows by their numbers, in that order."""
-        for row in (rows.min(), rows.max()) if len(rows) else ():
-            self.harvest.place_of(int(row))
-        rows = rows % max(len(self), 1)
-        offsets = torch.tensor(self.harvest.offsets)
-        where = torch.searchsorted(offsets, rows, right=True) - 1
-        made = torch.empty(len(rows), *self.shape[1:], dtype=self.dtype)
-        for number in sorted(set(where.tolist())):
-            here = (where == number).nonzero()[:, 0]
-            made[here] = self.harvest.shard(number)[self.name][rows[here] - offsets[number]]
-        return made

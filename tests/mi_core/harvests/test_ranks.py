@@ -8,17 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_models import small
+from harvested import bytes_in, harvest
 
 import mi_core as mi
 from mi_core.harvests import shards
 from mi_core.harvests.ranks import Ranks, ranks
-
-DATA = [[(7 * number + place) % 61 for place in range(1 + number % 13)] for number in range(60)]
-
-
-def harvest(folder: Path) -> mi.Harvest:
-    return mi.harvest(small(seed=8), DATA, "blocks.0.hook_resid_post", folder, shard_rows=30, batch_tokens=40)
 
 
 def launched(count: int, work: Callable[[], object]) -> list[int]:
@@ -46,10 +40,6 @@ def launched(count: int, work: Callable[[], object]) -> list[int]:
                 os._exit(status)
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-
-def bytes_in(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def test_two_processes_make_the_harvest_of_one(tmp_path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from harvested import RESID, counted_up, unflushed
 from hypothesis import given
 from hypothesis import strategies as st
 from small_models import small, talking
@@ -13,18 +14,17 @@ from torch.utils.data import DataLoader
 
 import mi_core as mi
 from mi_core import errors
-from mi_core.harvests import atomic, shards
+from mi_core.harvests import shards
 from mi_core.harvests.batches import HarvestBatches
 
-RESID, QUERIES = "blocks.1.hook_resid_post", "blocks.0.attn.hook_q"
-DATA = [[(7 * number + place) % 61 for place in range(1 + number % 13)] for number in range(60)]
+QUERIES = "blocks.0.attn.hook_q"
+DATA = counted_up()
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> mi.Harvest:
     """Ten shards of two points."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(atomic, "flush", lambda path: None)
+    with unflushed():
         folder = tmp_path_factory.mktemp("harvest")
         return mi.harvest(small(seed=9), DATA, [RESID, QUERIES], folder, shard_rows=40)
 
