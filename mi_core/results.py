@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -105,6 +106,9 @@ class Result:
     """What the result is called on its page; the class's name where empty."""
     template: ClassVar[str] = "mi_core/result.html"
     """The page that ``to_html`` fills, as ``PACKAGE/FILE``; it sees the result as ``result``."""
+    views: ClassVar[str] = ""
+    """The module, imported when it is needed, whose ``view(result)`` is printed and whose ``page(result)`` is a mapping
+    of what the template sees beside ``result`` and ``title``; all arrays are shown where there is none."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -175,7 +179,8 @@ class Result:
 
     def page_values(self) -> Mapping[str, Any]:
         """What its template sees beside ``result`` and ``title``."""
-        return {}
+        values: Mapping[str, Any] = import_module(self.views).page(self) if self.views else {}
+        return values
 
     def show(self) -> None:
         """Print it to the terminal."""
@@ -184,6 +189,9 @@ class Result:
         Console().print(self)
 
     def __rich__(self) -> Any:
+        if self.views:
+            return import_module(self.views).view(self)
+
         from rich.console import Group
 
         return Group(*(array.__rich__() for array in self.arrays().values()))

@@ -6,9 +6,9 @@ those that random inputs fall into, with an estimate of what was missed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,15 +40,7 @@ class Regions(Result):
     """The estimated share of inputs that lie in the listed regions: 1.0 where they are all."""
 
     title: ClassVar[str] = "Linear regions"
-
-    def __rich__(self) -> Any:
-        from mi_algzoo.views import regions_view
-
-        return regions_view(self)
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What its page shows first."""
-        return {"lead": f"{self.share.shape[0]} regions, which hold {self.covered:.2%} of inputs."}
+    views: ClassVar[str] = "mi_algzoo.regions_view"
 
 
 def regions(model: mi.Model, *, samples: int = 100_000, seed: int = 0) -> Regions:

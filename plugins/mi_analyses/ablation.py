@@ -50,17 +50,7 @@ class Ablation(Result):
 
     title: ClassVar[str] = "Ablation"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.ablation_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.ablation_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.ablation_view"
 
 
 def ablation(

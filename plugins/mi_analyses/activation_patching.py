@@ -64,17 +64,7 @@ class ActivationPatching(Result):
 
     title: ClassVar[str] = "Activation patching"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.activation_patching_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.activation_patching_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.activation_patching_view"
 
 
 def activation_patching(

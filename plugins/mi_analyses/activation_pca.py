@@ -8,7 +8,7 @@ Source: Pearson 1901; Hotelling 1933; the variances are those of scikit-learn 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,17 +48,7 @@ class ActivationPCA(Result):
 
     title: ClassVar[str] = "PCA of activations"
     template: ClassVar[str] = "mi_analyses/activation_pca.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.activation_pca_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.activation_pca_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.activation_pca_view"
 
     def project(self, x: Float[Tensor, "*rows d_model"], layer: int) -> Float[Tensor, "*rows component"]:
         """Where other activations lie along the components of a layer."""

@@ -58,17 +58,7 @@ class ActivationSteering(Result):
 
     title: ClassVar[str] = "Activation steering"
     template: ClassVar[str] = "mi_analyses/steering.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.activation_steering_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.activation_steering_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.activation_steering_view"
 
 
 def activation_steering(

@@ -68,17 +68,7 @@ class AttentionPatterns(Result):
 
     title: ClassVar[str] = "Attention patterns"
     template: ClassVar[str] = "mi_analyses/attention_patterns.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.attention_patterns_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.attention_patterns_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.attention_patterns_view"
 
 
 def attention_patterns(

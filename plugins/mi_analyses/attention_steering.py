@@ -50,22 +50,12 @@ class AttentionSteering(Result):
 
     title: ClassVar[str] = "Attention steering"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
+    views: ClassVar[str] = "mi_analyses.attention_steering_view"
 
     @property
     def how(self) -> str:
         """What a dose is: ``"scale"`` or ``"value"``."""
         return self.share.dims[0]
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.attention_steering_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.attention_steering_view import view
-
-        return view(self)
 
 
 def attention_steering(

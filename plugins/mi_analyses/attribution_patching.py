@@ -11,7 +11,7 @@ Patching Outperforms Automated Circuit Discovery" (arXiv:2310.10348); Kramar et 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -76,17 +76,7 @@ class AttributionPatching(Result):
 
     title: ClassVar[str] = "Attribution patching"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.attribution_patching_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.attribution_patching_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.attribution_patching_view"
 
 
 def attribution_patching(

@@ -61,17 +61,7 @@ class CircuitCurve(Result):
 
     title: ClassVar[str] = "Circuit curve"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.circuit_curve_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.circuit_curve_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.circuit_curve_view"
 
 
 def circuit_curve(

@@ -59,17 +59,7 @@ class CircuitFaithfulness(Result):
 
     title: ClassVar[str] = "Circuit faithfulness"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.circuit_faithfulness_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.circuit_faithfulness_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.circuit_faithfulness_view"
 
 
 def circuit_faithfulness(

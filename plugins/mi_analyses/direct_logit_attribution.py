@@ -10,7 +10,7 @@ norm as in Wang et al. 2022, "Interpretability in the Wild" (arXiv:2211.00593).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -59,17 +59,7 @@ class DirectLogitAttribution(Result):
 
     title: ClassVar[str] = "Direct logit attribution"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.direct_logit_attribution_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.direct_logit_attribution_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.direct_logit_attribution_view"
 
 
 def direct_logit_attribution(

@@ -10,7 +10,7 @@ al. 2024, "Have Faith in Faithfulness" (arXiv:2403.17806), section 3 (EAP-IG).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -57,6 +57,7 @@ class EdgeAttribution(Result):
 
     title: ClassVar[str] = "Edge attribution"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
+    views: ClassVar[str] = "mi_analyses.edge_attribution_view"
 
     def largest(self, n: int = 20) -> Labelled:
         """The ``n`` edges with the largest scores, whatever their sign, along an axis ``edge``."""
@@ -89,17 +90,6 @@ class EdgeAttribution(Result):
         edges = self.circuit(n, **options)
         write_json({"edges": list(edges), "model": self.provenance.model}, path)
         return edges
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.edge_attribution_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.edge_attribution_view import view
-
-        return view(self)
 
 
 def edge_attribution(

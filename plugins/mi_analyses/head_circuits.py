@@ -10,9 +10,9 @@ of the OV circuit; Q-, K- and V-composition as in the section "Two-Layer Attenti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -46,17 +46,7 @@ class HeadCircuits(Result):
 
     title: ClassVar[str] = "Head circuits"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.head_circuits_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.head_circuits_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.head_circuits_view"
 
 
 @dataclass(frozen=True)

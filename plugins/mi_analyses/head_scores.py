@@ -9,9 +9,9 @@ duplicate token heads as in Wang et al. 2022, "Interpretability in the Wild" (ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -49,17 +49,7 @@ class HeadScores(Result):
 
     title: ClassVar[str] = "Head scores"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.head_scores_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.head_scores_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.head_scores_view"
 
 
 def head_scores(

@@ -69,17 +69,7 @@ class PathPatching(Result):
 
     title: ClassVar[str] = "Path patching"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.path_patching_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.path_patching_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.path_patching_view"
 
 
 def path_patching(

@@ -10,7 +10,7 @@ write is candle-mi's state knockout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -64,17 +64,7 @@ class RecurrentState(Result):
 
     title: ClassVar[str] = "Recurrent state"
     template: ClassVar[str] = "mi_analyses/heat_maps.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_analyses.recurrent_state_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_analyses.recurrent_state_view import view
-
-        return view(self)
+    views: ClassVar[str] = "mi_analyses.recurrent_state_view"
 
 
 def recurrent_state(

@@ -8,7 +8,7 @@ Source: Elazar et al. 2021, "Amnesic Probing" (arXiv:2006.00995), for the questi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -41,6 +41,7 @@ class CausalCheck(Result):
 
     title: ClassVar[str] = "Causal check of a probe"
     template: ClassVar[str] = "mi_probing/with_charts.html"
+    views: ClassVar[str] = "mi_probing.causal_check_view"
 
     @property
     def effect(self) -> Labelled:
@@ -59,17 +60,6 @@ class CausalCheck(Result):
         """Whether the probe's direction moves the metric more than every random one, either way."""
         size = self.effect.values.abs()
         return bool(size[0] > size[1:].max())
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_probing.causal_check_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_probing.causal_check_view import view
-
-        return view(self)
 
 
 def causal_check(

@@ -83,6 +83,7 @@ class Probing(Result):
 
     title: ClassVar[str] = "Probing"
     template: ClassVar[str] = "mi_probing/with_charts.html"
+    views: ClassVar[str] = "mi_probing.probing_view"
 
     @property
     def selectivity(self) -> Labelled | None:
@@ -146,17 +147,6 @@ class Probing(Result):
         places = torch.unravel_index(torch.tensor(place), self.score.values.shape)
         at = {dim: self.score.coords[dim][int(one)] for dim, one in zip(self.score.dims, places, strict=True)}
         return self.probe(**at)
-
-    def page_values(self) -> Mapping[str, Any]:
-        """What the page shows."""
-        from mi_probing.probing_view import page
-
-        return page(self)
-
-    def __rich__(self) -> Any:
-        from mi_probing.probing_view import view
-
-        return view(self)
 
 
 def renamed(array: Labelled, name: str) -> Labelled:

@@ -1,18 +1,19 @@
-"""What regions look like in a terminal."""
+"""What regions look like in a terminal and on their page."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from rich.console import RenderableType
 from rich.table import Table
 
-__all__ = ["regions_view"]
+__all__ = ["page", "view"]
 
 SHOWN: Final = 12
 
 
-def regions_view(result: Any) -> RenderableType:
+def view(result: Any) -> RenderableType:
     """The largest regions: which units are on at each step, and the outputs as functions of the numbers."""
     count, steps, _ = result.pattern.shape
     how = "all of them, exact shares" if result.exact else f"of random inputs; covers about {result.covered:.2%}"
@@ -27,6 +28,11 @@ def regions_view(result: Any) -> RenderableType:
     if count > SHOWN:
         table.caption = f"and {count - SHOWN} more"
     return table
+
+
+def page(result: Any) -> Mapping[str, Any]:
+    """What the page shows first."""
+    return {"lead": f"{result.share.shape[0]} regions, which hold {result.covered:.2%} of inputs."}
 
 
 def formula(rows: list[list[float]]) -> str:
