@@ -11,6 +11,8 @@ from mi_core.files import Files
 from mi_core.formats import Asked, read_dictionary
 from mi_dictionaries.checking import with_findings
 from mi_dictionaries.references import find
+from mi_dictionaries.sets import DictionarySet
+from mi_dictionaries.sites import layer_of
 
 __all__ = ["load"]
 
@@ -57,7 +59,23 @@ def load(
     files, file = find(ref, revision=revision, token=token)
     asked = Asked(file=file, layer=layer, feature_units=feature_units, k=k, ignore_config=tuple(ignore_config))
     plugin, found = read_dictionary(files if file else descended(files), asked)
+    check_heard(found, asked, files.where)
     return with_findings(found, plugin.name)
+
+
+def check_heard(found: Any, asked: Asked, where: str) -> None:
+    """Refuse a dictionary that is not what was asked for: a format that has no such option does not look at it."""
+    every = found.dictionaries if isinstance(found, DictionarySet) else (found,)
+    first = every[0]
+    if asked.layer is not None and (reads := layer_of(getattr(first, "site_in", ""))) != asked.layer:
+        raise BadConfig(f"{where}: layer={asked.layer} was asked for, and it reads layer {reads}.", layer=reads)
+    if asked.k is not None and {getattr(getattr(each, "activation", None), "k", None) for each in every} != {asked.k}:
+        chosen = getattr(first, "activation", first)
+        raise BadConfig(f"{where}: k={asked.k} was passed, and its features are chosen by {chosen!r:.80}.", k=asked.k)
+    if asked.feature_units != UNITS[0] and first.about.details.get("feature_units") != asked.feature_units:
+        raise BadConfig(
+            f"{where}: feature_units={asked.feature_units!r} was asked for, and its format has one kind of units."
+        )
 
 
 def descended(files: Files) -> Files:

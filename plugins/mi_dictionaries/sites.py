@@ -95,7 +95,7 @@ def point_of(name: str, *, model: str = "", side: str = "output", where: str = "
     if found is None or site is None:
         raise BadConfig(
             f"{where}: {name!r} ({last}) is no place that is known as a point; modules inside a layer: "
-            f"{', '.join(sorted({known for known, _ in table if known}))}. Pass site_in= and site_out=.",
+            f"{', '.join(sorted({known for known, _ in table if known}))}. It is not guessed.",
             name=name,
         )
     return f"blocks.{found[1]}.{site}"

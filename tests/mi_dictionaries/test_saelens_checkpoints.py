@@ -354,6 +354,20 @@ def test_what_nothing_reads_and_what_contradicts_itself_is_refused_with_both_val
         write(tmp_path / "i", p, architecture="topk", k=25, rescale_acts_by_decoder_norm=False)
 
 
+def test_what_was_asked_for_and_is_not_there_is_an_error(tmp_path):
+    write(tmp_path / "relu", parts(22), architecture="standard")
+    write(tmp_path / "topk", parts(22), architecture="topk", k=4, rescale_acts_by_decoder_norm=False)
+    assert mi_dictionaries.load(tmp_path / "topk", layer=1, k=4).site_in == "blocks.1.hook_resid_post"
+    with pytest.raises(BadConfig, match="layer=3 was asked for, and it reads layer 1"):
+        mi_dictionaries.load(tmp_path / "relu", layer=3)
+    with pytest.raises(BadConfig, match="k=5 was passed, and its features are chosen by ReLU"):
+        mi_dictionaries.load(tmp_path / "relu", k=5)
+    with pytest.raises(BadConfig, match=r"k=5 was passed, and its features are chosen by TopK\(k=4"):
+        mi_dictionaries.load(tmp_path / "topk", k=5)
+    with pytest.raises(BadConfig, match="'native' was asked for, and its format has one kind of units"):
+        mi_dictionaries.load(tmp_path / "relu", feature_units="native")
+
+
 def test_thresholds_below_zero_are_reported(tmp_path):
     threshold = np.ones(F)
     threshold[:3] = -0.5
