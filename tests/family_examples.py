@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mi_core import plugins
@@ -39,6 +40,12 @@ UNSHARED = ("granite_swa", "granitemoe_swa")
 def attention(name: str) -> str:
     """Which of the reference's implementations is meant: with linear biases its eager code adds them twice."""
     return "sdpa" if EXAMPLES[name].get("alibi") else "eager"
+
+
+def as_routed(name: str, logits: Tensor) -> Tensor:
+    """Router logits as the reference returns them: squeezed, where it squeezes them."""
+    cap = EXAMPLES[name].get("moe_router_logit_softcapping")
+    return torch.tanh(logits / cap) * cap if cap else logits
 
 
 def pattern_points(name: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mi_core.config import Config
@@ -53,15 +53,17 @@ def gate(config: Config, key: str = "hidden_act", activation: str = "silu") -> G
     return Gated(ACTIVATIONS[config.choice(key, ACTIVATIONS, default=activation)])
 
 
-def sparse_by_step(config: Config) -> Callable[[int], bool]:
+def sparse_by_step(config: Config, dense: Sequence[int] = ()) -> Callable[[int], bool]:
     """Which layers have experts: each ``decoder_sparse_step``-th that ``mlp_only_layers`` does not name.
+
+    ``dense`` are those that the family's configs mean where they name none.
 
     Source: transformers 5.24, Qwen2MoeDecoderLayer.
     """
-    step, dense = config.size("decoder_sparse_step", default=1), config.get("mlp_only_layers") or []
-    if not isinstance(dense, list):
-        raise BadConfig(f"{config.where}: 'mlp_only_layers' is {dense!r}, it must be a list.", path=config.where)
-    return lambda index: index not in dense and (index + 1) % step == 0
+    step, named = config.size("decoder_sparse_step", default=1), config.get("mlp_only_layers")
+    if not isinstance(named, list | None):
+        raise BadConfig(f"{config.where}: 'mlp_only_layers' is {named!r}, it must be a list.", path=config.where)
+    return lambda index: index not in (dense if named is None else named) and (index + 1) % step == 0
 
 
 def dense_or_sparse(config: Config, *, n_dense: int = 1) -> list[bool]:

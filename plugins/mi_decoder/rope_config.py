@@ -62,12 +62,16 @@ def rotary(
     return Rotary(n_dims, base, scaling(kind, config, rope, n_ctx, n_dims), interleaved, wide)
 
 
-def rope_of_kind(config: Config, kind: str, *, scaled: bool) -> Config:
+def rope_of_kind(
+    config: Config, kind: str, *, scaled: bool = False, absent: Mapping[str, object] = MappingProxyType({})
+) -> Config:
     """The mapping for layers of one kind (``"sliding_attention"``); an older ``rope_scaling`` is for one kind only.
+
+    ``absent`` is what the family takes where a config has none.
 
     Source: transformers 5.24, Gemma3TextConfig.convert_rope_params_to_dict.
     """
-    own = config.child("rope_parameters", {}).child(kind, {})
+    own = config.child("rope_parameters", {}).child(kind, absent)
     return own if own or not scaled else config.child("rope_scaling", {})
 
 

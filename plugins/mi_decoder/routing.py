@@ -82,11 +82,18 @@ class TopK:
     scale: float = 1.0
     """What weights are multiplied by in the end."""
     groups: Groups | None = None
+    cap: float | None = None
+    """What logits are squeezed below first. Source: transformers 5.24, LagunaTopKRouter."""
+    by_logits: bool = False
+    """Whether experts are chosen by their logits, to which a bias is then added. Source: Kolibri1TopKRouter."""
 
     def choose(self, logits: Float[Tensor, "*token expert"], bias: Float[Tensor, "expert"] | None) -> Choice:
         """Each token's experts and their weights, computed in float32 at least."""
-        scores = SCORES[self.score](widened(logits))
-        judged = scores if bias is None else scores + bias
+        wide = widened(logits)
+        wide = wide if self.cap is None else torch.tanh(wide / self.cap) * self.cap
+        scores = SCORES[self.score](wide)
+        judged = wide if self.by_logits else scores
+        judged = judged if bias is None else judged + bias
         judged = judged if self.groups is None else self.groups.limited(judged)
         indices = judged.topk(self.top_k, -1).indices
         weights = scores.gather(-1, indices)

@@ -17,7 +17,7 @@ from mi_core.hookspecs import hookimpl
 from mi_decoder import Attention, HeadNorm, RMSNorm, WideGain
 from mi_decoder.examples import TINY
 from mi_decoder.own_residuals import ScaledLayer
-from mi_decoder.rope_config import rotary
+from mi_decoder.rope_config import rope_of_kind, rotary
 from mi_decoder.translation import SANDWICH_NAMES, Source, blueprint, decoder, gated_mlp, heads, only
 from mi_decoder.values import NormedValues
 from mi_decoder.windows import layer_windows
@@ -49,12 +49,12 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     values: dict[str, Any] = {"bias": bias, "out_bias": bias, "qk_norm": HeadNorm(norm), "scale": 1.0}
     values["values"] = NormedValues(norm.eps)
     mlp = gated_mlp(config, key="hidden_activation", activation="gelu_pytorch_tanh")
-    given = config.child("rope_parameters", ROPE)
 
     def layer(index: int) -> ScaledLayer:
         kind = "sliding_attention" if windows[index] else "full_attention"
         n_heads, n_kv_heads, d_head = widths[index]
-        positions = rotary(config, d_head, n_ctx, rope=given.child(kind, ROPE[kind]), theta_key="", part=1.0)
+        rope = rope_of_kind(config, kind, absent=ROPE[kind])
+        positions = rotary(config, d_head, n_ctx, rope=rope, theta_key="", part=1.0)
         mixer = Attention(n_heads, n_kv_heads, d_head, positions, window=windows[index], **values)
         return ScaledLayer(mixer, mlp, ln1=norm, ln1_post=norm, ln2=norm, ln2_post=norm)
 

@@ -35,6 +35,25 @@ def test_weights_are_divided_by_the_root_of_their_powers_sum(seed: int, power: f
     torch.testing.assert_close((weights**power).sum(-1), torch.ones(5, dtype=torch.float64))
 
 
+@given(SEEDS, st.floats(0.5, 3.0))
+def test_logits_are_squeezed_below_a_cap_before_they_are_scored(seed: int, cap: float) -> None:
+    given = 5 * logits(seed)
+    indices, weights = TopK(3, score="sigmoid", cap=cap).choose(given, None)
+    wanted = torch.sigmoid(cap * torch.tanh(given / cap))
+    torch.testing.assert_close(weights, wanted.topk(3, -1).values)
+    assert (weights <= 1 / (1 + math.exp(-cap)) + 1e-12).all()
+    torch.testing.assert_close(wanted.gather(-1, indices), weights)
+
+
+@given(SEEDS)
+def test_a_bias_may_be_added_to_logits_instead_of_scores(seed: int) -> None:
+    given, bias = logits(seed), torch.zeros(8, dtype=torch.float64)
+    bias[3] = 1.0
+    indices, weights = TopK(2, score="sigmoid", by_logits=True).choose(given, bias)
+    assert torch.equal(indices, (given + bias).topk(2, -1).indices)
+    torch.testing.assert_close(weights, torch.sigmoid(given).gather(-1, indices))
+
+
 @given(SEEDS)
 def test_a_bias_takes_part_in_the_choice_and_not_in_the_weights(seed: int) -> None:
     given, bias = logits(seed), torch.zeros(8, dtype=torch.float64)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import behind_the_last_layer, old_spelling, reference, reference_routers, reference_run, save
-from family_examples import EXAMPLES, FAMILIES, MIXTURES, YOUNG, attention, pattern_of, pattern_points
+from family_examples import EXAMPLES, FAMILIES, MIXTURES, YOUNG, as_routed, attention, pattern_of, pattern_points
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -71,7 +71,7 @@ def test_router_logits_are_the_reference_s(name: str) -> None:
     run = model.run(tokens(), mi.capture("blocks.*.mlp.hook_router_logits"))
     assert len(run) == len(wanted) > 0
     for point, logits in zip(run, wanted, strict=True):
-        close(run[point], logits, "router logits")
+        close(as_routed(name, run[point]), logits, "router logits")
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
