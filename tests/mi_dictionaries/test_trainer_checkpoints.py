@@ -187,6 +187,10 @@ def test_sparsify_s_root_folder_is_a_set_of_its_layers(tmp_path):
     (tmp_path / "layers.10").rename(tmp_path / "layers.1.mlp")
     with pytest.raises(UnknownFormat, match=r"layers.1.mlp.*Give the folder of one"):
         mi_dictionaries.load(tmp_path)
+    arrays |= {"post_enc": np.ones(F), "W_decs.1": np.ones((F, D))}
+    write_safetensors(tmp_path / "layers.1.mlp/sae.safetensors", arrays)
+    with pytest.raises(BadConfig, match=r"W_decs.1, post_enc: sparsify's fork"):
+        mi_dictionaries.load(tmp_path / "layers.1.mlp")
     write_json(tmp_path / "layers.0/cfg.json", {"k": 4, "d_in": D, "skip_connection": True})
     with pytest.raises(BadConfig, match=r"a skip connection is True by cfg.json and False by the tensors"):
         mi_dictionaries.load(tmp_path / "layers.0")

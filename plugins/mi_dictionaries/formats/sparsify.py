@@ -24,6 +24,7 @@ from mi_dictionaries.stored import Stored, contradiction, read_config, refuse_un
 
 CONFIG: Final = "cfg.json"
 WEIGHTS: Final = "sae.safetensors"
+FORK: Final = ("W_decs.", "b_decs.", "W_skips.", "post_enc", "in_norm", "out_norm")
 INERT: Final = frozenset({"normalize_decoder", "multi_topk", "expansion_factor"})
 
 
@@ -57,6 +58,12 @@ def hookpoint(files: Files, asked: Asked) -> SparseDictionary:
     """The dictionary of one module: at what it gives, or from what it takes to what it gives."""
     config = read_config(files, CONFIG)
     stored = Stored.safetensors(files, WEIGHTS)
+    if fork := [name for name in stored.tensors if name.startswith(FORK)]:
+        raise BadConfig(
+            f"{stored.where}: {', '.join(fork[:4])}: sparsify's fork for cross-layer transcoders wrote it. How its "
+            "numbers are meant was never verified here, so it is not read.",
+            names=tuple(fork),
+        )
     transcodes = config.flag("transcode", default=False)
     encoder, decoder = stored.take("encoder.weight", "d_sae d_in"), stored.take("W_dec", "d_sae d_out")
     if not transcodes:
