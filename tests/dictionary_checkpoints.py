@@ -49,6 +49,27 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array]) -> None:
     save_file(tensors(arrays), path)
 
 
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{name: array.astype(np.float32) for name, array in arrays.items()})
+
+
+def write_torch(path: Path, arrays: Mapping[str, Array], dtype: torch.dtype = torch.float32) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {"k": torch.tensor(int(arrays["k"]))} if "k" in arrays else {}
+    torch.save(tensors(arrays, dtype) | whole, path)
+
+
+def linear(p: Mapping[str, Array]) -> dict[str, Array]:
+    """Encoder and decoder as torch's Linear stores them."""
+    return {
+        "encoder.weight": p["W_enc"].T,
+        "encoder.bias": p["b_enc"],
+        "decoder.weight": p["W_dec"].T,
+        "decoder.bias": p["b_dec"],
+    }
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))

@@ -14,16 +14,12 @@ from dictionary_checkpoints import (
     numbers,
     parts,
     write_json,
+    write_npz,
     write_safetensors,
 )
 
 import mi_dictionaries
 from mi_core.errors import BadConfig, MissingTensors, UnusedTensors
-
-
-def write_npz(path, arrays):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{name: array.astype(np.float32) for name, array in arrays.items()})
 
 
 @pytest.mark.parametrize("lower", [True, False])

@@ -12,6 +12,7 @@ from dictionary_checkpoints import (
     best,
     check,
     jump,
+    linear,
     numbers,
     parts,
     relu,
@@ -21,16 +22,6 @@ from dictionary_checkpoints import (
 
 import mi_dictionaries
 from mi_core.errors import BadConfig
-
-
-def linear(p):
-    return {
-        "encoder.weight": p["W_enc"].T,
-        "encoder.bias": p["b_enc"],
-        "decoder.weight": p["W_dec"].T,
-        "decoder.bias": p["b_dec"],
-    }
-
 
 HYPERPARAMS = {
     "d_model": D,

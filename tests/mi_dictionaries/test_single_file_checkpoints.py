@@ -18,33 +18,18 @@ from dictionary_checkpoints import (
     activations,
     best,
     check,
+    linear,
     numbers,
     parts,
     relu,
     tensors,
     write_json,
     write_safetensors,
+    write_torch,
 )
 
 import mi_dictionaries
 from mi_core.errors import BadConfig
-
-
-def write_torch(path, arrays, dtype=torch.float32):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        tensors(arrays, dtype) | {"k": torch.tensor(int(arrays["k"]))} if "k" in arrays else tensors(arrays, dtype),
-        path,
-    )
-
-
-def linear(p):
-    return {
-        "encoder.weight": p["W_enc"].T,
-        "encoder.bias": p["b_enc"],
-        "decoder.weight": p["W_dec"].T,
-        "decoder.bias": p["b_dec"],
-    }
 
 
 def test_qwen_scope_takes_k_and_the_model_from_its_repository_s_name(tmp_path):

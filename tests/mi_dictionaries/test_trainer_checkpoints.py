@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from dictionary_checkpoints import (
     D,
     F,
@@ -12,33 +11,17 @@ from dictionary_checkpoints import (
     best,
     check,
     jump,
+    linear,
     numbers,
     parts,
     relu,
-    tensors,
     write_json,
     write_safetensors,
+    write_torch,
 )
 
 import mi_dictionaries
 from mi_core.errors import BadConfig, TensorMismatch, UnknownFormat
-
-
-def write_torch(path, arrays, dtype=torch.float32):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        tensors(arrays, dtype) | {"k": torch.tensor(int(arrays["k"]))} if "k" in arrays else tensors(arrays, dtype),
-        path,
-    )
-
-
-def linear(p):
-    return {
-        "encoder.weight": p["W_enc"].T,
-        "encoder.bias": p["b_enc"],
-        "decoder.weight": p["W_dec"].T,
-        "decoder.bias": p["b_dec"],
-    }
 
 
 def dictionary_learning(seed, name):
