@@ -129,6 +129,23 @@ def double_last(resid: torch.Tensor, hook: Any) -> None:
     resid[:, -1] *= 2
 
 
+def own_inputs(model: HookedTransformer, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What heads and MLPs read of the stream, where each has a copy of its own."""
+    names = ["hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in"]
+    model.set_use_hook_mlp_in(True)
+    model.set_use_split_qkv_input(True)
+    _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith(tuple(names)))
+    found = dict(cache.items())
+    model.set_use_split_qkv_input(False)
+    if model.cfg.n_key_value_heads is None:  # theirs has no attn_in where heads share keys
+        model.set_use_attn_in(True)
+        _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_attn_in"))
+        found |= dict(cache.items())
+        model.set_use_attn_in(False)
+    model.set_use_hook_mlp_in(False)
+    return found
+
+
 def patched(model: HookedTransformer, tokens: torch.Tensor, clean: Any) -> dict[str, torch.Tensor]:
     """Maps of patches into the same tokens, read backwards."""
 
@@ -164,6 +181,7 @@ def recorded(name: str) -> dict[str, torch.Tensor]:
         "QK": model.QK.AB,
         "accumulated_bias": model.accumulated_bias(2),
     }
+    found |= {f"inputs/{key}": value for key, value in own_inputs(model, tokens).items()}
     found |= {f"patching/{key}": value for key, value in patched(model, tokens, cache).items()}
     _, back = model.run_with_cache(tokens, return_type="loss", incl_bwd=True)
     found |= {f"gradients/{key}": value for key, value in back.items() if key.endswith("_grad")}

@@ -124,6 +124,27 @@ def test_folded_weights_are_their_folded_weights(name: str) -> None:
             assert not value.any()  # a bias that ours need not have
 
 
+@pytest.mark.parametrize(("name", "kinds"), [("gpt2", 5), ("llama", 4)])
+def test_own_inputs_of_theirs_are_ours(name: str, kinds: int) -> None:
+    model, theirs = same_weights(name), part(name, "inputs/")
+    _, ours = model.run_with_cache(reference(name)["tokens"], names_filter=list(theirs))
+    assert len(theirs) == 2 * kinds
+    for key, value in theirs.items():
+        close(ours[key], value)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_every_name_of_theirs_is_compared(name: str) -> None:
+    compared = {*part(name, "cache/"), *part(name, "inputs/")}
+    ours = set(same_weights(name).hook_dict)
+    assert compared <= ours
+    left = {key.rpartition("blocks.0.")[2] for key in ours - compared if "blocks.1." not in key}
+    # what theirs has not: points behind gains, parts' own outputs, each head's copy of a key
+    only_ours = {"attn.hook_in", "mlp.hook_in", "attn.hook_out", "mlp.hook_out", "hook_logits"}
+    only_ours |= {"attn.hook_k_per_head", "attn.hook_v_per_head"}
+    assert left == only_ours
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_maps_of_patches_are_theirs(name: str) -> None:
     model, theirs = same_weights(name), part(name, "patching/")
