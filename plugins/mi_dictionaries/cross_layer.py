@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_core.errors import BadConfig
-from mi_dictionaries.rows import Rows
+from mi_dictionaries.on_disk import OnDisk
+from mi_dictionaries.rows import Rows, Stacked
 from mi_dictionaries.sparse import SparseDictionary
 
 __all__ = ["cross_layer_transcoder_layer"]
@@ -34,7 +35,12 @@ def cross_layer_transcoder_layer(
             shape=tuple(W_dec.shape),
         )
     if len(writes) == 1:  # the last layer is an ordinary transcoder
-        last = W_dec[:, 0] if isinstance(W_dec, Tensor) else W_dec.parts[0]
+        last = W_dec.parts[0] if isinstance(W_dec, Stacked) else first_write(W_dec)
         return SparseDictionary(reads=(reads,), writes=tuple(writes), W_dec=last, b_dec=b_dec, **rest)
     biases = torch.cat([b_dec[None], b_dec.new_zeros(len(writes) - 1, b_dec.shape[-1])])
     return SparseDictionary(reads=(reads,), writes=tuple(writes), W_dec=W_dec, b_dec=biases, **rest)
+
+
+def first_write(weight: Float[Tensor, "feature writes d_out"] | OnDisk) -> Float[Tensor, "feature d_out"] | OnDisk:
+    """The rows of the first write alone."""
+    return weight.write(0) if isinstance(weight, OnDisk) else weight[:, 0]

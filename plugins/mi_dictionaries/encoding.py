@@ -74,13 +74,13 @@ class Encoder:
         return joined(found, h)
 
     def _judged_alone(self, h: Tensor, activation: Alone) -> tuple[Tensor, Tensor, Tensor]:
-        found = []
+        found = Found(h, self._dtype(h), learns=self._learns(h))
         for part, rows, z in self._tiles(h):
             token, index = activation.on(z.detach(), part).nonzero(as_tuple=True)
             values = z[token, index]
             index = index + part.start
-            found.append((token + rows.start, index, activation.value(values, index)))
-        return joined(found, h)
+            found.add(token + rows.start, index, activation.value(values, index))
+        return found.all()
 
     def _best(self, h: Tensor, activation: Best) -> tuple[Tensor, Tensor, Tensor]:
         # the best so far of each token, by blocks of tokens
@@ -109,18 +109,21 @@ class Encoder:
     def _tiles(self, h: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
         dtype = self._dtype(h)
         h = h.to(dtype)
+        # one place for all of them, unless gradients want each
+        place = None if self._learns(h) else h.new_empty(min(TOKENS, len(h)) * min(FEATURES, self.n_features))
         for part in spans(self.n_features, FEATURES):
             weight = self.W[:, part].to(dtype)
             for rows in spans(len(h), TOKENS):
-                yield part, rows, self.scaled(self._pre(h[rows], weight, part), part)
+                yield part, rows, self.scaled(self._pre(h[rows], weight, part, place), part)
 
-    def _pre(self, h: Tensor, weight: Tensor, part: slice) -> Tensor:
+    def _pre(self, h: Tensor, weight: Tensor, part: slice, place: Tensor | None = None) -> Tensor:
+        out = None if place is None else place[: len(h) * weight.shape[1]].view(len(h), -1)
         if self.b is None:
-            return h @ weight
+            return torch.mm(h, weight, out=out)
         bias = self.b[part].to(h.dtype)
         if h.dtype.itemsize < 4:  # rounded before the bias is added, as the libraries do that half precision is of
-            return h @ weight + bias
-        return torch.addmm(bias, h, weight)
+            return torch.mm(h, weight, out=out) + bias
+        return torch.addmm(bias, h, weight, out=out)
 
     def _learns(self, h: Tensor) -> bool:
         held = (h, self.W, self.b, self.scale, *vars(self.activation).values())
@@ -152,6 +155,43 @@ def kept(values: Float[Tensor, "tokens feature"], first: int) -> tuple[Tensor, T
     """What is active of dense features, with tokens counted from ``first``."""
     token, index = (values.detach() != 0).nonzero(as_tuple=True)
     return token + first, index, values[token, index]
+
+
+class Found:
+    """What is active, part after part.
+
+    Many small tensors that stay among large ones that go would keep an allocator from using the room again, so what is
+    found goes into three that grow; with gradients it stays apart until the end.
+    """
+
+    def __init__(self, h: Tensor, dtype: torch.dtype, *, learns: bool) -> None:
+        self.apart: list[tuple[Tensor, Tensor, Tensor]] | None = [] if learns else None
+        self.h = h
+        self.held = tuple(torch.empty(4096, dtype=kind, device=h.device) for kind in (torch.long, torch.long, dtype))
+        self.n = 0
+
+    def add(self, *part: Tensor) -> None:
+        """Token, feature and value of some more."""
+        token, index, values = part
+        if self.apart is not None:
+            self.apart.append((token, index, values))
+            return
+        end = self.n + len(token)
+        if end > len(self.held[0]):
+            grown = tuple(held.new_empty(max(end, 2 * len(held))) for held in self.held)
+            for new, held in zip(grown, self.held, strict=True):
+                new[: self.n] = held[: self.n]
+            self.held = grown
+        for held, more in zip(self.held, part, strict=True):
+            held[self.n : end] = more
+        self.n = end
+
+    def all(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All of them."""
+        if self.apart is not None:
+            return joined(self.apart, self.h)
+        token, index, values = (held[: self.n] for held in self.held)
+        return token, index, values
 
 
 def joined(found: list[tuple[Tensor, Tensor, Tensor]], h: Tensor) -> tuple[Tensor, Tensor, Tensor]:

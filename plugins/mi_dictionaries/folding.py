@@ -11,7 +11,7 @@ from torch import Tensor
 from mi_core.errors import BadConfig
 from mi_dictionaries.activations import Activation, Alone, Gated, JumpReLU, ReLU
 from mi_dictionaries.matching_pursuit import MatchingPursuit
-from mi_dictionaries.rows import Rows, Stacked
+from mi_dictionaries.rows import Rows, Stacked, whole
 from mi_dictionaries.sparse import SparseDictionary
 
 __all__ = ["fold_decoder_norms", "fold_scale"]
@@ -102,7 +102,7 @@ def competes_by_norms(dictionary: SparseDictionary, norms: Tensor) -> bool:
 
 def scaled_rows(weight: Rows, scaled: Callable[[Tensor], Tensor]) -> Rows:
     """A decoder with its rows scaled, each part of it where they are apart."""
-    return Stacked(tuple(map(scaled, weight.parts))) if isinstance(weight, Stacked) else scaled(weight)
+    return Stacked(tuple(map(scaled, weight.parts))) if isinstance(weight, Stacked) else scaled(whole(weight))
 
 
 def column(norms: Tensor, weight: Tensor) -> Tensor:

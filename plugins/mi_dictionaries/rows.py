@@ -1,4 +1,4 @@
-"""Rows of weights: of a tensor in memory, of a view of a mapped file, or of several stacked without being copied."""
+"""Rows of weights: of a tensor in memory or a mapped file, of several of them stacked without being copied, on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Rows", "Stacked", "rows_of"]
+from mi_dictionaries.on_disk import OnDisk
+
+__all__ = ["Rows", "Stacked", "rows_of", "whole"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +39,19 @@ class Stacked:
         return self.parts[0].device
 
 
-Rows: TypeAlias = Tensor | Stacked
+Rows: TypeAlias = Tensor | Stacked | OnDisk
 
 
 def rows_of(weight: Rows, indices: Int[Tensor, "n"]) -> Float[Tensor, "n ..."]:
-    """Some rows; of a mapped file nothing else is read."""
+    """Some rows; of a file nothing else is read."""
     if isinstance(weight, Stacked):
         return torch.stack([part[indices] for part in weight.parts], dim=1)
-    return weight[indices]
+    rows: Tensor = weight[indices]
+    return rows.to(indices.device)
+
+
+def whole(weight: Rows) -> Float[Tensor, "feature ..."]:
+    """All rows as one tensor."""
+    if isinstance(weight, Stacked):
+        return torch.stack(weight.parts, dim=1)
+    return weight.whole() if isinstance(weight, OnDisk) else weight

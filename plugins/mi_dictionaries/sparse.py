@@ -16,6 +16,7 @@ from mi_dictionaries.decoding import decoded
 from mi_dictionaries.encoding import Encoder
 from mi_dictionaries.features import Features
 from mi_dictionaries.framing import Framed
+from mi_dictionaries.on_disk import OnDisk
 from mi_dictionaries.rows import Rows, Stacked, rows_of
 
 __all__ = ["SparseDictionary"]
@@ -40,7 +41,7 @@ class SparseDictionary(Framed):
     # "_" and "...": whether shapes fit each other is checked, and said, below
     W_enc: Float[Tensor, "*shape_in feature"]
     b_enc: Float[Tensor, "_"] | None = None
-    W_dec: Float[Tensor, "_ ..."] | Stacked
+    W_dec: Float[Tensor, "_ ..."] | Stacked | OnDisk
     b_dec: Float[Tensor, "..."] | None = None
     W_skip: Float[Tensor, "d_out d_in"] | None = None
     """Applied to the activations as they come, and added at the first write."""

@@ -13,6 +13,7 @@ from mi_core.errors import BadConfig, MissingTensors, TensorMismatch, UnusedConf
 from mi_core.files import Files
 from mi_core.safetensors_header import TensorInfo, read_header
 from mi_core.tensors import TensorIndex
+from mi_dictionaries.on_disk import OnDisk
 from mi_dictionaries.reading.npz import read_npz
 from mi_dictionaries.reading.torch_files import read_torch, tensors_of
 
@@ -120,6 +121,11 @@ class Stored:
             )
         self.taken.add(name)
         return self.tensors.tensor(name)
+
+    def rows(self, name: str, dims: str) -> Tensor | OnDisk:
+        """The same, as rows that stay in their file where that can be: what is decoded with, of a large set."""
+        tensor, info = self.take(name, dims), self.tensors[name]
+        return tensor if info.file is None else OnDisk.of(tensor, info.file, info.start)
 
     def maybe(self, name: str, dims: str) -> Tensor | None:
         """The same, or None where there is none of that name."""

@@ -9,7 +9,9 @@ Source: circuit-tracer 0.4.1, transcoder/*.py and utils/hf_utils.py, whose loade
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,12 +20,13 @@ from mi_core.errors import BadConfig, ModelNotFound
 from mi_core.files import Files
 from mi_core.formats import Asked, read_dictionary
 from mi_core.hookspecs import hookimpl
+from mi_core.hub_files import repository
 from mi_dictionaries.about import About
 from mi_dictionaries.activations import Activation, JumpReLU, ReLU, TopK
 from mi_dictionaries.cross_layer import cross_layer_transcoder_layer
 from mi_dictionaries.formats.gemma_scope import read_arrays
 from mi_dictionaries.reading.yaml_files import read_yaml
-from mi_dictionaries.references import find, within
+from mi_dictionaries.references import hub_reference, within
 from mi_dictionaries.sets import DictionarySet
 from mi_dictionaries.sites import layer_of, set_point
 from mi_dictionaries.sparse import SparseDictionary
@@ -182,7 +185,7 @@ def clt_layer(files: Files, config: Config, layer: int, n_layers: int, asked: As
     stored = Stored.safetensors(files, f"W_enc_{layer}.safetensors")
     decoder = Stored.safetensors(files, f"W_dec_{layer}.safetensors", stored.sizes)
     encoder = stored.take(f"W_enc_{layer}", "d_sae d_in")
-    W_dec = decoder.take(f"W_dec_{layer}", "d_sae writes d_out")
+    W_dec = decoder.rows(f"W_dec_{layer}", "d_sae writes d_out")
     stored.sizes.agree("writes", n_layers - layer, f"the {n_layers} encoders of the set")
     b_enc, b_dec = stored.take(f"b_enc_{layer}", "d_sae"), stored.take(f"b_dec_{layer}", "d_out")
     # circuit-tracer multiplies from the right, untransposed
@@ -218,11 +221,18 @@ def listed(files: Files, config: Config, asked: Asked) -> list[Any]:
         places[layer] = place
     if asked.layer is not None and asked.layer not in places:
         raise ModelNotFound(f"{files.where}: there is no layer {asked.layer}; it has {sorted(places)}.")
+    opened = functools.cache(repository)  # one listing for each repository, however many of its files are listed
     return [
-        listed_layer(files, config, layer, place, asked)
+        listed_layer(*at(files, place, opened), config, layer, asked)
         for layer, place in sorted(places.items())
         if asked.layer in (None, layer)
     ]
+
+
+def at(files: Files, place: str, opened: Callable[..., Files]) -> tuple[Files, str | None]:
+    """The folder, or the folder and the file, of a URI or of a path below the config."""
+    ref = hub_reference(place) if "://" in place else None
+    return within(files, place) if ref is None else within(opened(ref.repo, revision=ref.revision), ref.inside)
 
 
 def placed(config: Config, number: int, entry: Any) -> tuple[int, str]:
@@ -239,10 +249,9 @@ def placed(config: Config, number: int, entry: Any) -> tuple[int, str]:
     )
 
 
-def listed_layer(files: Files, config: Config, layer: int, place: str, asked: Asked) -> Any:
+def listed_layer(there: Files, name: str | None, config: Config, layer: int, asked: Asked) -> Any:
     """The dictionary at a place, between the points that the config states."""
     reads, writes = points(config, layer)
-    there, name = find(place) if "://" in place else within(files, place)
     if name is not None and name.endswith(".npz"):
         found: Any = read_arrays(Stored.npz(there, name), reads, writes, config.get("model_name"))
     elif name is not None and name.endswith(".safetensors") and is_layer(there, name):

@@ -21,6 +21,7 @@ from mi_dictionaries.about import About
 from mi_dictionaries.activations import JumpReLU
 from mi_dictionaries.checking import UNIT_NORM
 from mi_dictionaries.cross_layer import cross_layer_transcoder_layer
+from mi_dictionaries.on_disk import OnDisk
 from mi_dictionaries.sets import DictionarySet
 from mi_dictionaries.sites import layer_of, point_of
 from mi_dictionaries.sparse import SparseDictionary
@@ -93,7 +94,7 @@ def layer_of_clt(files: Files, layer: int, asked: Asked) -> SparseDictionary:
     stored = Stored.safetensors(files, f"params_layer_{layer}.safetensors")
     reads, writes, model, affine = described(files, asked, layer)
     check_skip(files, stored, affine)
-    decoder = stored.take("w_dec", "d_sae layer d_out")
+    decoder = stored.rows("w_dec", "d_sae layer d_out")
     n = stored.sizes["layer"]
     if layer >= n:
         raise contradiction(stored.where, "the layer", ("the file's name", layer), ("w_dec, which has slices", n))
@@ -101,7 +102,7 @@ def layer_of_clt(files: Files, layer: int, asked: Asked) -> SparseDictionary:
     return cross_layer_transcoder_layer(
         reads=reads,
         writes=points,
-        W_dec=decoder[:, layer:],
+        W_dec=decoder.behind(layer) if isinstance(decoder, OnDisk) else decoder[:, layer:],
         b_dec=stored.take("b_dec", "d_out"),
         **encoder(stored, "d_out"),
         about=about(model, reads),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mi_core.errors import NotSerialisable
 from mi_dictionaries.activations import JumpReLU, ReLU, TanhReLU, TopK
-from mi_dictionaries.rows import Stacked
+from mi_dictionaries.rows import Stacked, whole
 from mi_dictionaries.sets import DictionarySet
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.writing.tensor_files import write_tensors
@@ -110,7 +110,7 @@ def write_layer(place: Path, number: int, layer: SparseDictionary) -> None:
     encoder, b_enc, b_dec = shared(layer, layer.b_dec)
     tensors: dict[str, Tensor | None] = {
         "W_enc": encoder,
-        "W_dec": layer.W_dec if isinstance(layer.W_dec, Tensor) else layer.W_dec.parts[0],
+        "W_dec": layer.W_dec.parts[0] if isinstance(layer.W_dec, Stacked) else whole(layer.W_dec),
         "b_enc": b_enc,
         "b_dec": b_dec,
         "W_skip": layer.W_skip,
@@ -124,9 +124,7 @@ def write_cross_layer(place: Path, number: int, n: int, layer: SparseDictionary)
     last = len(layer.writes) == 1
     bias = layer.b_dec if last or layer.b_dec is None else layer.b_dec[0]
     encoder, b_enc, b_dec = shared(layer, bias)
-    decoder: Any = layer.W_dec
-    if isinstance(decoder, Stacked):
-        decoder = torch.stack(decoder.parts, dim=1)
+    decoder = whole(layer.W_dec)
     decoder = decoder[:, None] if last else decoder
     if decoder.shape[1] != n - number:
         raise NotSerialisable(

@@ -16,6 +16,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from mi_core.errors import NotSerialisable
+from mi_dictionaries.on_disk import OnDisk
 from mi_dictionaries.writing.tensor_files import write_tensors
 
 __all__ = ["DESCRIPTION", "TENSORS", "save"]
@@ -42,6 +43,8 @@ def save(dictionary: Any, folder: str | os.PathLike[str]) -> Path:
 
 def plain(value: Any, name: str, tensors: dict[str, Tensor], seen: dict[Any, dict[str, Any]]) -> Any:
     """A value as JSON can hold it; its tensors go into ``tensors``, the same one once."""
+    if isinstance(value, OnDisk):
+        value = value.whole()
     if isinstance(value, Tensor):
         return placed(value, name, tensors, seen)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
