@@ -85,15 +85,15 @@ def find(
         return find(ALIASES[name], revision=revision, token=token)
     if isinstance(ref, str) and (found := embedded(name)) is not None:
         return found
-    for candidate in (path, path.with_name(path.name + WEIGHTS)):  # SAELens leaves the ending out
-        if path.name and is_file(candidate):
+    for candidate in (path, Path(f"{path}{WEIGHTS}")):  # SAELens leaves the ending out
+        if name and is_file(candidate):
             return Files(candidate.parent, where=f"folder {str(candidate.parent)!r}"), candidate.name
-    if path.is_dir():
+    if name and os.path.isdir(path):  # noqa: PTH112  # Path's own raises for names that are too long
         return Files(path, where=f"folder {name!r}"), None
     hub = hub_reference(name) if isinstance(ref, str) else None
     if hub is None:
         raise ModelNotFound(
-            f"there is no dictionary {name!r}: no such folder or file, no embedded name, and no place on the Hub "
+            f"there is no dictionary {name!r:.200}: no such folder or file, no embedded name, and no place on the Hub "
             f"('owner/name', 'owner/name/folder@revision'). Short names: {', '.join(ALIASES)}.",
             ref=name,
         )

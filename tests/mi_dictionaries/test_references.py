@@ -133,8 +133,9 @@ def test_what_is_not_there_is_said_with_what_is(hub, tmp_path):
         mi_dictionaries.load(ALIASES["llama"] + "/layer_9")
     with pytest.raises(ModelNotFound, match="says revision 'v1' and revision='v2' was passed"):
         mi_dictionaries.load("me/repo@v1", revision="v2")
-    with pytest.raises(ModelNotFound, match="there is no dictionary 'nowhere'"):
-        mi_dictionaries.load("nowhere")
+    for odd in ("nowhere", "", "a" * 5000, "a\0b", "~nobody/x"):
+        with pytest.raises(ModelNotFound, match="there is no dictionary '"):
+            mi_dictionaries.load(odd)
     with pytest.raises(UnknownFormat, match=r"It has: layer_0/, layer_1/, layer_2/. Give the folder of one"):
         mi_dictionaries.load("google/gemma-scope-2b-pt-transcoders")
     (tmp_path / "notes.txt").write_text("none")

@@ -344,8 +344,10 @@ def test_what_nothing_reads_and_what_contradicts_itself_is_refused_with_both_val
         write(tmp_path / "d", {**p, "b_enc": np.zeros(F - 1)}, architecture="standard")
     with pytest.raises(MissingTensors, match="'threshold'"):
         write(tmp_path / "e", p, architecture="jumprelu")
-    with pytest.raises(BadConfig, match="'sparse_coding' is none of SAELens'"):
+    with pytest.raises(BadConfig, match="'architecture' is 'sparse_coding', it must be one of 'standard'"):
         write(tmp_path / "f", p, architecture="sparse_coding")
+    with pytest.raises(BadConfig, match=r"'architecture' is \['standard'\]"):
+        write(tmp_path / "f", p, architecture=["standard"])
     with pytest.raises(BadConfig, match="a transcoder's b_dec is of its output"):
         write(tmp_path / "g", p, architecture="transcoder", d_out=D)
     with pytest.raises(BadConfig, match="'hook_name' is 'a' and 'hook_point', its old name, 'b'"):

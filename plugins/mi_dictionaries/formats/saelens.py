@@ -55,8 +55,8 @@ def mi_format(files: Files, asked: Asked) -> Any | None:
     config = migrated(read_config(files, CONFIG))
     stored = Stored.safetensors(files, WEIGHTS)
     read = Read(config, config.child("metadata"), stored, *norm(files, config, stored.sizes), str(files.place))
-    architecture = config["architecture"]
     kinds = {"matching_pursuit": matching_pursuit, "temporal": temporal}
+    architecture = config.choice("architecture", [*ACTIVATIONS, *kinds])
     found = kinds[architecture](config, stored, read.frame()) if architecture in kinds else sparse(read, architecture)
     stored.sizes.agree("d_in", config.size("d_in", default=None), "cfg.json")
     stored.sizes.agree("d_sae", config.size("d_sae", default=None), "cfg.json")
@@ -170,12 +170,6 @@ def sparse(read: Read, architecture: Any) -> SparseDictionary:
     }
     if transcodes:
         stored.sizes.agree("d_out", config.size("d_out", default=None), "cfg.json")
-    if architecture not in ACTIVATIONS:
-        raise BadConfig(
-            f"{config.where}: architecture {architecture!r} is none of SAELens': {', '.join(ACTIVATIONS)}, "
-            "matching_pursuit, temporal.",
-            value=architecture,
-        )
     found = SparseDictionary(**frame, **weights, activation=ACTIVATIONS[architecture](read), **finetuned(read))
     return found.with_decoder_norms() if rescaled(config, architecture) else found
 
