@@ -13,7 +13,7 @@ import pytest
 from harvested import RESID, bytes_in, documents, harvest, unflushed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import small
+from small_models import small, talking
 
 import mi_core as mi
 from mi_core import errors
@@ -157,6 +157,20 @@ def test_going_on_with_other_weights_is_refused(whole) -> None:
     with pytest.raises(errors.HarvestMismatch, match=r"weights: .* there, .* here") as refused:
         mi.harvest(small(seed=7), documents(), RESID, whole, context=16, batch_tokens=48, shard_rows=60)
     assert refused.value.differs == ("weights",)
+
+
+def test_going_on_with_another_tokenizer_is_refused(tmp_path) -> None:
+    model = talking()
+
+    class Loud(type(model.tokenizer)):
+        def encode(self, text: str, special: bool = True):
+            return super().encode(text.upper(), special)
+
+    mi.harvest(model, ["one", "two"], RESID, tmp_path)
+    loud = Loud(model.tokenizer.files)
+    other = mi.Model(model.backend, name=model.name, config=model.config, tokenizer=loud)
+    with pytest.raises(errors.HarvestMismatch, match="differs in tokenizer"):
+        mi.harvest(other, ["one", "two"], RESID, tmp_path)
 
 
 @pytest.mark.parametrize("change", ["first", "later", "more", "fewer"])
