@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mi_core.abreast import comes_and_goes
 from mi_core.binding import Binding, BoundCapture, BoundEdit
 from mi_core.device_maps import OUTSIDE, PlaceUse
 from mi_core.layer_spans import layer_words, spans
@@ -167,7 +168,10 @@ def chunk_lines(plan: Plan) -> list[str]:
         return []
     sizes = [len(chunk) for chunk in plan.chunks]
     most = max(sizes)
-    return [f"{len(sizes)}, of at most {most} row{'s' if most > 1 else ''} each, for batch_tokens={plan.batch_tokens}"]
+    lines = [f"{len(sizes)}, of at most {most} row{'s' if most > 1 else ''} each, for batch_tokens={plan.batch_tokens}"]
+    if comes_and_goes(plan.model.backend):
+        lines.append("layer by layer: all of them go through a layer together, so that its weights come once")
+    return lines
 
 
 def cost_lines(cost: Cost) -> list[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep_data", "sweep_topics"]
 
+BY_LAYER = "layer by layer: base run and all cells go through a layer together, so that its weights come once"
 SHOWN = 12
 """How many packs are told one by one."""
 
@@ -40,6 +41,7 @@ def sweep_topics(plan: SweepPlan) -> Topics:
         ("under all", write_lines(plan.base.binding)),
         ("base run", base_lines(plan)),
         ("packs", pack_lines(plan)),
+        ("passes", [BY_LAYER] if plan.by_layer else []),
         ("calls", [f"at most {plan.tokens} tokens in one call of a layer; out of memory, half as many"]),
         ("cost", sweep_cost_lines(plan)),
     ]

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mi_core.abreast import Stages, alone
 from mi_core.errors import HookContractBroken
 from mi_core.memory import NOTHING
+from mi_core.placed import stream_on
 from mi_core.protocols import Backend, Batch, Block, Memory, Stream, Tap
 from mi_core.taps import IDLE
 
-__all__ = ["Outcome", "Taps", "forward"]
+__all__ = ["Outcome", "Taps", "forward", "stages"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +52,34 @@ def forward(
     ``logits=None`` stops after ``last_layer`` (-1: after the embedding); ``"last"`` unembeds each row's last real
     token only. ``streams`` is filled with the stream before each layer and behind the last.
     """
+    return alone(
+        stages(backend, batch, taps, memory=memory, last_layer=last_layer, logits=logits, streams=streams, kept=[])
+    )
+
+
+def stages(
+    backend: Backend,
+    batch: Batch,
+    taps: Taps,
+    *,
+    memory: Sequence[Memory] | None = None,
+    last_layer: int | None = None,
+    logits: str | None = "all",
+    streams: list[Stream] | None = None,
+    kept: list[Memory],
+    parked: torch.device | None = None,
+) -> Stages[Outcome]:
+    """What :func:`forward` does, stage by stage; ``kept`` is filled with memories as they are made.
+
+    Between stages the stream waits on the device ``parked``.
+    """
     blocks = backend.blocks
     stop = len(blocks) if last_layer is None else min(last_layer + 1, len(blocks))
+    yield -1
     stream = backend.embed(batch, taps.outside)
-    kept: list[Memory] = []
     for layer, block in enumerate(blocks[:stop]):
-        if streams is not None:
-            streams.append(stream)
+        stream = waiting(stream, parked, streams)
+        yield layer
         tap = taps.layers.get(layer, IDLE)
         before = None if memory is None else memory[layer]
         if tap is IDLE and logits == "last" and layer == len(blocks) - 1 and batch.record is None:
@@ -73,15 +96,23 @@ def forward(
                     f"block {layer} was asked to record its memory ({batch.record!r}) and returned none.", layer=layer
                 )
             kept.append(after)
-    if streams is not None:
-        streams.append(stream)
+    stream = waiting(stream, parked, streams)
     if last_layer is not None and last_layer < len(blocks):
         return Outcome(None, tuple(kept))
+    yield len(blocks)
     resid = stream.resid
     if logits == "last" and resid.shape[1] > 1:
         row = torch.arange(len(resid), device=resid.device)
         resid = resid[row, (batch.length - 1).to(resid.device)][:, None]
     return Outcome(backend.unembed(resid, taps.outside), tuple(kept))
+
+
+def waiting(stream: Stream, parked: torch.device | None, streams: list[Stream] | None) -> Stream:
+    """The stream between two stages: where it waits, and kept if somebody wants it."""
+    stream = stream if parked is None else stream_on(stream, parked)
+    if streams is not None:
+        streams.append(stream)
+    return stream
 
 
 def through(

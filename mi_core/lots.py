@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mi_core.placed import placed_in
 from mi_core.protocols import Batch, Memory, Part, Stream
 from mi_core.trunk import Trunk
 
@@ -26,7 +27,12 @@ class Lot:
         self.width = max(self.layout.width, 1)
         self.n_tokens = self.n_rows * self.width
         """Columns of one variant, padding included."""
-        self.device = trunk.streams[0].resid.device
+
+    @property
+    def device(self) -> torch.device:
+        """Where the call's batch is made: with the embedding."""
+        placed = placed_in(self.trunk.backend)
+        return self.trunk.streams[0].resid.device if placed is None else placed.device
 
     def stream(self, layer: int) -> Stream:
         """The base's stream before a layer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ NOTHING = Nothing()
 class ModelMemory:
     """The state of a model after a prefix, to continue from with ``model.run(rest, memory=...)``."""
 
-    layers: tuple[Memory, ...]
+    layers: Sequence[Memory]
     length: Int[Tensor, "batch"]
     """Positions that each row has seen."""
     model: str

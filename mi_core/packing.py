@@ -13,6 +13,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from mi_core.abreast import Stages, alone
 from mi_core.binding import Binding
 from mi_core.calling import check_fired, gather, taps_for
 from mi_core.forking import Fork
@@ -20,6 +21,7 @@ from mi_core.loop import Taps
 from mi_core.lots import Lot, in_one_row
 from mi_core.names import Point, Points
 from mi_core.pack_taps import Columns, Place, Rows, joined_taps
+from mi_core.placed import stream_on
 from mi_core.protocols import Stream
 from mi_core.taps import IDLE, BoundTap, Record
 from mi_core.trunk import Trunk
@@ -72,11 +74,14 @@ def takes_parts(trunk: Trunk) -> bool:
 class Pack:
     """Variants of one trunk, run layer by layer; a call of a block has at most ``tokens`` tokens, or one variant."""
 
-    def __init__(self, trunk: Trunk, variants: Sequence[Variant], tokens: int) -> None:
+    def __init__(
+        self, trunk: Trunk, variants: Sequence[Variant], tokens: int, *, parked: torch.device | None = None
+    ) -> None:
         self.trunk = trunk
         self.backend = trunk.backend
         self.tokens = tokens
-        self.mixed = takes_parts(trunk)
+        self.parked = parked
+        """Where streams wait between the layers; None: where they are."""
         lots: dict[tuple[int, ...], Lot] = {}
         self.variants: list[tuple[Variant, Lot]] = []
         for variant in variants:
@@ -86,17 +91,30 @@ class Pack:
             self.variants.append((variant, lots[start]))
         self.order = {id(lot): place for place, lot in enumerate(lots.values())}
 
+    @property
+    def mixed(self) -> bool:
+        """Whether variants of different lots go through a block together."""
+        return takes_parts(self.trunk)
+
     def run(self, *, last_only: bool) -> None:
         """Fill in the logits and records of the variants."""
+        alone(self.stages(last_only=last_only))
+
+    def stages(self, *, last_only: bool) -> Stages[None]:
+        """The same, stage by stage; of a trunk that grows, a layer must be there when the variants come to it."""
         members: list[Member] = []
         n_layers = len(self.backend.blocks)
         for layer in range(-1, n_layers + 1):
+            yield layer
             arrived = [self._arrived(*pair, layer) for pair in self.variants if pair[0].fork.layer == layer]
             if arrived:
                 # those that start at the same columns stand side by side
                 members = sorted([*members, *arrived], key=lambda member: self.order[id(member.lot)])
             if 0 <= layer < n_layers and members:
                 self._layer(layer, members, last_only and layer == n_layers - 1)
+            if self.parked is not None:
+                for member in members:
+                    member.stream = stream_on(member.stream, self.parked)
         self._unembed(members, last_only)
         for variant, lot in self.variants:
             check_fired(variant.binding, seen(variant))
@@ -107,6 +125,8 @@ class Pack:
         rows = torch.arange(lot.n_rows)
         taps = taps_for(variant.binding, lot.layout, rows, variant.record, lot.device, False)
         stream = self.backend.embed(lot.batch(1), taps.outside) if layer < 0 else lot.stream(layer)
+        if self.parked is not None:
+            stream = stream_on(stream, self.parked)
         return Member(variant, lot, taps, stream)
 
     def _layer(self, layer: int, members: Sequence[Member], last: bool) -> None:

@@ -18,7 +18,7 @@ from mi_core.offloading import Offloaded
 from mi_core.protocols import Backend, Batch, Block, Memory, ModelShape, Part, Site, Stream, Tap
 from mi_core.taps import IDLE
 
-__all__ = ["PlacedBackend", "placed_in"]
+__all__ = ["PlacedBackend", "PlacedBlock", "placed_in", "stream_on"]
 
 
 class PlacedBackend(nn.Module):
@@ -137,12 +137,16 @@ class PlacedBlock:
     """Its weights, if they come and go."""
     numbers: bool
 
+    def present(self) -> AbstractContextManager[None]:
+        """Have its weights meanwhile, for several calls."""
+        return present(self.weights, self.numbers)
+
     def __call__(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
         """The layer, with everything that it needs beside it."""
         here = self.device
         if tap is not IDLE and here != self.main:
             tap = TapOn(tap, here)
-        with present(self.weights, self.numbers):
+        with self.present():
             return self.block(stream_on(stream, here), batch_on(batch, here), tap, memory_on(memory, here))
 
 

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from mi_core.abreast import Stages
 from mi_core.binding import Binding, bind
-from mi_core.calling import Called, call, call_in_chunks, row_chunks
+from mi_core.calling import Called, call, call_in_chunks, row_chunks, staged_call
 from mi_core.captured import captured_as
 from mi_core.errors import InputError
 from mi_core.layout import Layout
 from mi_core.memory import ModelMemory, remembered
 from mi_core.prompts import Prompts
-from mi_core.protocols import Backend
+from mi_core.protocols import Backend, Memory, Stream
 from mi_core.receipt import Receipt
 from mi_core.run import Run
 from mi_core.spec import HookSpec
@@ -159,14 +160,28 @@ class Plan:
                 last_layer=self.last_layer,
                 logits=computed,
             )
-        if computed != self.logits and called.logits is not None:
-            row = torch.arange(len(called.logits), device=called.logits.device)
-            last = called.logits[row, (self.layout.length - 1).to(row.device)][:, None]
-            called = replace(called, logits=last)
         return called
+
+    def staged(self, streams: list[Stream], memories: list[Memory], parked: torch.device | None) -> Stages[Called]:
+        """The call of a run that others go on from while it runs: they see its streams and memories grow."""
+        return staged_call(
+            self.binding,
+            self.model.backend,
+            self.model.device,
+            memory=self.memory,
+            record="all",
+            logits=self.unembedded,
+            streams=streams,
+            memories=memories,
+            parked=parked,
+        )
 
     def finished(self, called: Called, seconds: float) -> Run:
         """The run, with its account."""
+        if self.unembedded != self.logits and called.logits is not None:
+            row = torch.arange(len(called.logits), device=called.logits.device)
+            last = called.logits[row, (self.layout.length - 1).to(row.device)][:, None]
+            called = replace(called, logits=last)
         binding, record = self.binding, called.record
         receipt = Receipt(
             model=self.model.name,

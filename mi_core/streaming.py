@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,7 +96,7 @@ class Pieces:
         self, model: Model, layout: Layout, steps: Steps, losses: bool, memory: ModelMemory | None = None
     ) -> None:
         self.model, self.layout, self.steps = model, layout, steps
-        self.layers: tuple[Memory, ...] | None = None if memory is None else memory.layers
+        self.layers: Sequence[Memory] | None = None if memory is None else memory.layers
         self.losses = torch.zeros(layout.ids.shape) if losses else None
         self.last: Tensor | None = None
         """The logits at the last token that each row has had so far."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mi_core.abreast import comes_and_goes
 from mi_core.budget import tokens_that_fit
 from mi_core.cells import Specs, cells_of, source_plan, under_all
 from mi_core.errors import InputError
@@ -40,6 +41,11 @@ class SweepPlan:
     metric: Metric
     tokens: int
     """How many tokens one call of a block may have."""
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether base run and cells go through each layer together, because weights come and go."""
+        return comes_and_goes(self.base.model.backend)
 
     @property
     def reads(self) -> HookSpec:

@@ -18,6 +18,7 @@ from mi_core.metrics import Metric
 from mi_core.packing import Pack, Variant
 from mi_core.resuming import behind, variant_of
 from mi_core.sweep_store import Store
+from mi_core.sweeping_by_layer import Passes
 from mi_core.taps import Record
 
 if TYPE_CHECKING:
@@ -84,25 +85,40 @@ class SweepInterrupted(KeyboardInterrupt):
 def sweep(plan: SweepPlan, *, store: Any = None, progress: bool | None = None) -> Sweep:
     """Carry out a plan; see :meth:`Model.sweep`."""
     model, metric = plan.base.model, plan.metric
-    base = plan.base.run()
-    trunk = base.trunk
-    values = torch.full((len(plan.cells), len(base.tokens)), torch.nan)
-    kept = None if store is None else Store.open(store, model, base, metric)
+    # base run and cells go together through layers that come and go, but what a store holds is told by a base run
+    base = None if plan.by_layer and store is None else plan.base.run()
+    values = torch.full((len(plan.cells), len(plan.base.layout.ids)), torch.nan)
+    kept = None if store is None or base is None else Store.open(store, model, base, metric)
     todo = [i for i, spec in enumerate(plan.cells) if kept is None or not kept.fill(values, i, spec)]
-    variants = [variant_of(trunk, plan.base.prompts.rows, plan.cells[i] + plan.reads) for i in todo]
+    passes = Passes(plan, base) if plan.by_layer else None
+    packs = passes.run(todo) if passes is not None else packs_of(plan, todo, base)
     done = 0
     try:
-        for group in shown(groups_of(variants, trunk, plan.tokens), len(todo), progress):
-            run_group(trunk, [variants[i] for i in group], metric, plan.tokens)
-            for i in group:
-                values[todo[i]] = value_of(variants[i], base, trunk, metric)
+        for pack in shown(packs, len(todo), progress):
+            base = passes.base if passes is not None else base
+            assert base is not None
+            for cell, variant in pack:
+                values[cell] = value_of(variant, base, base.trunk, metric)
                 if kept is not None:
-                    kept.add(plan.cells[todo[i]], values[todo[i]])
-                variants[i].logits, variants[i].record = None, Record()
-            done += len(group)
+                    kept.add(plan.cells[cell], values[cell])
+                variant.logits, variant.record = None, Record()
+            done += len(pack)
     except KeyboardInterrupt:
+        if base is None:
+            raise
         raise SweepInterrupted(labelled(values, plan.axes, metric, base), done, len(todo)) from None
+    assert base is not None
     return labelled(values, plan.axes, metric, base)
+
+
+def packs_of(plan: SweepPlan, cells: Sequence[int], base: Run | None) -> Iterator[list[tuple[int, Variant]]]:
+    """The cells, finished pack by pack, with their variants."""
+    assert base is not None
+    trunk = base.trunk
+    variants = [variant_of(trunk, plan.base.prompts.rows, plan.cells[cell] + plan.reads) for cell in cells]
+    for group in groups_of(variants, trunk, plan.tokens):
+        run_group(trunk, [variants[index] for index in group], plan.metric, plan.tokens)
+        yield [(cells[index], variants[index]) for index in group]
 
 
 def run_group(trunk: Trunk, variants: Sequence[Variant], metric: Metric, tokens: int) -> None:
@@ -141,8 +157,10 @@ def labelled(values: Tensor, axes: Mapping[str, Axis], metric: Metric, base: Run
     return Sweep(values, (*axes, "batch"), coords, metric.name, metric.unit, baseline)
 
 
-def shown(groups: Iterator[list[int]], total: int, progress: bool | None) -> Iterator[list[int]]:
-    """The groups, with a progress bar where somebody watches."""
+def shown(
+    groups: Iterator[list[tuple[int, Variant]]], total: int, progress: bool | None
+) -> Iterator[list[tuple[int, Variant]]]:
+    """The packs, with a progress bar where somebody watches."""
     import sys
 
     if progress is False or (progress is None and not sys.stderr.isatty()) or total == 0:

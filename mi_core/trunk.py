@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
@@ -13,7 +14,7 @@ from mi_core.errors import ChangedInPlace
 from mi_core.fingerprint import version_of
 from mi_core.layout import Layout
 from mi_core.memory import ModelMemory
-from mi_core.protocols import Backend, Stream
+from mi_core.protocols import Backend, Memory, Stream
 
 __all__ = ["Trunk", "columns_behind"]
 
@@ -24,16 +25,26 @@ class Trunk:
 
     backend: Backend
     binding: Binding
-    streams: tuple[Stream, ...]
+    streams: Sequence[Stream]
     """The stream before each layer (before ``hook_resid_pre``), and behind the last."""
     memory: ModelMemory
-    versions: tuple[int, ...]
+    versions: tuple[int, ...] = ()
     """How often each stream had been changed in place when the run ended."""
 
     @classmethod
-    def of(cls, backend: Backend, binding: Binding, streams: list[Stream], memory: ModelMemory) -> Trunk:
-        """Keep what a call brought back."""
-        return cls(backend, binding, tuple(streams), memory, tuple(version_of(stream.resid) for stream in streams))
+    def growing(cls, backend: Backend, binding: Binding, streams: list[Stream], memories: list[Memory]) -> Trunk:
+        """That of a run on its way, which adds streams and memories layer by layer."""
+        length = binding.layout.start + binding.layout.length
+        return cls(backend, binding, streams, ModelMemory(memories, length, binding.points.model, backend))
+
+    def ended(self) -> Trunk:
+        """The same when the run is over."""
+        return replace(
+            self,
+            streams=tuple(self.streams),
+            memory=replace(self.memory, layers=tuple(self.memory.layers)),
+            versions=tuple(version_of(stream.resid) for stream in self.streams),
+        )
 
     @property
     def layout(self) -> Layout:
@@ -51,7 +62,7 @@ class Trunk:
         streams = [
             Stream(s.resid.to(device), {name: value.to(device) for name, value in s.side.items()}) for s in self.streams
         ]
-        return Trunk.of(self.backend, self.binding, streams, self.memory.to(device))
+        return Trunk(self.backend, self.binding, streams, self.memory.to(device)).ended()
 
     def stream(self, layer: int, first: Int[Tensor, "batch"]) -> Stream:
         """The stream before a layer, from each row's column ``first`` on.
@@ -60,7 +71,7 @@ class Trunk:
             ChangedInPlace: somebody edited it; take a ``.clone()`` of a captured activation before editing.
         """
         kept = self.streams[layer]
-        if version_of(kept.resid) != self.versions[layer]:
+        if self.versions and version_of(kept.resid) != self.versions[layer]:
             raise ChangedInPlace(
                 f"the stream before layer {layer} was changed in place, so nothing can go on from this run. Edit a "
                 ".clone() of a captured activation.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,7 +36,7 @@ class Writer:
         self.computed = [0] * len(self.ids)
         self.again: list[str] = []
         """Why rows were run again from their first token."""
-        self._memory: tuple[Memory, ...] | None = None
+        self._memory: Sequence[Memory] | None = None
         self._remembered: list[int] = []
         self._device = model.device
         last = prompt.positions[torch.arange(len(self.ids)), prompt.length - 1]
@@ -86,7 +87,7 @@ class Writer:
             self.computed[row] = len(self.ids[row])
         return logits[:, 0]
 
-    def _prefix(self, rows: list[int]) -> tuple[Memory, ...] | None:
+    def _prefix(self, rows: list[int]) -> Sequence[Memory] | None:
         """What the rows go on from at their first token."""
         if self.before is None:
             return None

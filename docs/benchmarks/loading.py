@@ -64,9 +64,9 @@ print(json.dumps({{"import": imported - begin, "load": loaded - imported, "first
 """
 
 
-def write(folder: Path, gigabytes: float) -> int:
-    """A sharded checkpoint of about that size; returns the bytes of its weights."""
-    width, inner, vocab = 2048, 5632, 32000
+def write(folder: Path, gigabytes: float, sizes: tuple[int, int, int] = (2048, 5632, 32000)) -> int:
+    """A sharded checkpoint of about that size (width, MLP, vocabulary given); returns the bytes of its weights."""
+    width, inner, vocab = sizes
     layer = 4 * width * width + 3 * width * inner + 2 * width
     layers = max(1, round((gigabytes * 2**30 / 4 - 2 * vocab * width) / layer))
     config = {
