@@ -139,8 +139,11 @@ class SparseDictionary(Framed):
         return y
 
     def encoder_rows(self, indices: Int[Tensor, "n"]) -> Float[Tensor, "n *shape_in"]:
-        """The directions in which some features read."""
-        return rows_of(self.encoder.W.T, indices).reshape(-1, *self.shape_in)
+        """The directions in which some features read, scaled as their pre-activations are before they are chosen."""
+        found = rows_of(self.encoder.W.T, indices)
+        if self.pre_scale is not None:
+            found = found * self.pre_scale[indices].to(found.dtype)[:, None]
+        return found.reshape(-1, *self.shape_in)
 
     def decoder_rows(self, indices: Int[Tensor, "n"]) -> Float[Tensor, "n *shape_out"]:
         """The directions in which some features write, scaled as their values are on the way into the decoder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from dictionary_checkpoints import (
     OUT,
     D,
@@ -11,6 +12,7 @@ from dictionary_checkpoints import (
     activations,
     best,
     check,
+    close,
     jump,
     linear,
     numbers,
@@ -51,7 +53,11 @@ def test_llama_scope_gives_features_in_either_unit_and_one_reconstruction(tmp_pa
     z = x @ p["W_enc"] * scale_in + p["b_enc"]  # SAELens': on scaled activations
     acts = {"jumprelu": jump(z, 0.6 * scale_in), "topk": best(z, 5), "relu": relu(z)}[kind]
     recon = (acts @ p["W_dec"] + p["b_dec"]) / scale_out
-    check(mi_dictionaries.load(tmp_path / "L5"), x, acts, recon)
+    found = mi_dictionaries.load(tmp_path / "L5")
+    check(found, x, acts, recon)
+    some = torch.tensor([3, 11])  # rows in the units of the features
+    assert close(found.encoder_rows(some), p["W_enc"].T[some] * scale_in, 1e-6)
+    assert close(found.decoder_rows(some), p["W_dec"][some] / scale_out, 1e-6)
     check(mi_dictionaries.load(tmp_path / "L5", feature_units="native"), x, acts / scale_in, recon)
     with pytest.raises(BadConfig, match="feature_units='other'"):
         mi_dictionaries.load(tmp_path / "L5", feature_units="other")
