@@ -29,6 +29,7 @@ def committed(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
+        part.chmod(path.parent.stat().st_mode & 0o666)  # safetensors writes for its owner alone
         flush(part)
         part.replace(path)
         flush(path.parent)
@@ -72,8 +73,10 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
-        file.truncate(0)
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def lock(file: IO[str]) -> bool:

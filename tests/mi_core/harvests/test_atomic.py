@@ -23,6 +23,13 @@ def test_a_file_gets_its_name_when_it_is_whole_and_on_the_disk(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_who_may_read_the_folder_may_read_what_is_in_it(tmp_path) -> None:
+    tmp_path.chmod(0o750)
+    with atomic.committed(tmp_path / "data") as part:
+        part.touch(0o600)
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o640
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_file_that_is_not_finished_leaves_what_was_there(tmp_path, error) -> None:
     path = tmp_path / "data"
@@ -49,8 +56,8 @@ def test_files_are_pressed_onto_the_disk(tmp_path) -> None:
     atomic.flush(tmp_path)
 
 
-def test_a_lock_is_given_back(tmp_path) -> None:
+def test_a_lock_is_given_back_whatever_happens(tmp_path) -> None:
     for _ in range(2):
-        with atomic.locked(tmp_path), pytest.raises(errors.HarvestLocked), atomic.locked(tmp_path):
+        with pytest.raises(errors.HarvestLocked), atomic.locked(tmp_path), atomic.locked(tmp_path):
             pass
     assert (tmp_path / ".lock").read_text() == ""
