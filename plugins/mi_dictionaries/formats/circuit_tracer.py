@@ -32,6 +32,8 @@ from mi_dictionaries.sites import layer_of, set_point
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.stored import Stored, contradiction, refuse_unread
 
+__all__ = ["mi_format"]
+
 CONFIG: Final = "config.yaml"
 WANDB: Final = ("wandb-config.yaml", "wanb-config.yaml")
 LAYER: Final = re.compile(r"layer_(\d+)\.safetensors")

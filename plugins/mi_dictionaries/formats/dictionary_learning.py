@@ -24,6 +24,8 @@ from mi_dictionaries.checking import UNIT_NORM
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.stored import Stored, contradiction, read_config
 
+__all__ = ["mi_format"]
+
 CONFIG: Final = "config.json"
 Parts = dict[str, Any]
 

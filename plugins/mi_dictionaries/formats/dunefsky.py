@@ -21,6 +21,8 @@ from mi_dictionaries.reading.torch_files import read_gzipped_pickle, read_torch,
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.stored import Sizes, Stored
 
+__all__ = ["mi_format"]
+
 FILE: Final = re.compile(r"(.+)\.(?:pt|pkl\.gz)")
 RECORDS: Final = (
     "sae_training.config.LanguageModelSAERunnerConfig",

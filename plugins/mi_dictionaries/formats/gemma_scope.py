@@ -25,6 +25,8 @@ from mi_dictionaries.sites import layer_of
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.stored import Stored
 
+__all__ = ["mi_format", "read_arrays"]
+
 KEYS: Final = {"w_enc", "w_dec", "b_enc", "b_dec", "threshold"}
 REPOSITORY: Final = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)")
 

@@ -27,6 +27,8 @@ from mi_dictionaries.sites import layer_of, point_of
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.stored import Stored, contradiction, read_config, refuse_unread
 
+__all__ = ["mi_format"]
+
 SINGLE: Final = "params.safetensors"
 LAYER: Final = re.compile(r"params_layer_(\d+)\.safetensors")
 SKIP: Final = "affine_skip_connection"

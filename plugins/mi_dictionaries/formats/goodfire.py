@@ -13,6 +13,8 @@ from mi_core.formats import Asked
 from mi_core.hookspecs import hookimpl
 from mi_dictionaries.formats.linear_pairs import LinearPair
 
+__all__ = ["mi_format"]
+
 PAIR: Final = LinearPair(
     "goodfire",
     re.compile(r"(?P<model>Llama-3\.[13]-\d+B-Instruct)-SAE-l(?P<layer>\d+)\.pth?"),

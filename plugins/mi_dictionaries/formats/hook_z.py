@@ -18,6 +18,8 @@ from mi_dictionaries.formats.linear_pairs import the_file
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.stored import Stored, read_config
 
+__all__ = ["mi_format"]
+
 FILE: Final = re.compile(r"(.+)\.pt")
 
 

@@ -25,6 +25,8 @@ from mi_dictionaries.checking import UNIT_NORM
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.stored import Stored, read_config
 
+__all__ = ["mi_format"]
+
 HYPERPARAMS: Final = "hyperparams.json"
 FINAL: Final = "final.safetensors"
 CONFIG: Final = "config.json"

@@ -26,6 +26,8 @@ from mi_dictionaries.sets import DictionarySet
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.stored import Stored, read_config
 
+__all__ = ["mi_format"]
+
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "sae_weights.safetensors"
 LOG_THRESHOLD: Final = "activation_function.log_jumprelu_threshold"

@@ -22,6 +22,8 @@ from mi_dictionaries.stored import Stored
 from mi_dictionaries.temporal import Temporal, TemporalAttention
 from mi_dictionaries.writing.own import DESCRIPTION, TENSORS, VERSION
 
+__all__ = ["mi_format"]
+
 KINDS: Final = (SparseDictionary, MatchingPursuit, Temporal, DictionarySet)
 PARTS: Final = (
     About,

@@ -13,6 +13,8 @@ from mi_core.formats import Asked
 from mi_core.hookspecs import hookimpl
 from mi_dictionaries.formats.linear_pairs import LinearPair
 
+__all__ = ["mi_format"]
+
 PAIR: Final = LinearPair(
     "qresearch",
     re.compile(r"(?P<model>DeepSeek-R1-Distill-[\w.-]+?)-SAE-l(?P<layer>\d+)\.pt"),

@@ -19,6 +19,8 @@ from mi_dictionaries.formats.linear_pairs import the_file
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.stored import Stored
 
+__all__ = ["mi_format"]
+
 FILE: Final = re.compile(r"layer(?P<layer>\d+)\.sae\.pt")
 REPOSITORY: Final = re.compile(r"SAE-Res-(.+)-W(\d+)K-L0_(\d+)")
 

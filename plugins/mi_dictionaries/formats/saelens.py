@@ -27,6 +27,8 @@ from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.stored import Sizes, Stored, read_config, refuse_unread
 from mi_dictionaries.transforms import ConstantNorm, LayerNorm, Scaled, Transform, Whitened
 
+__all__ = ["mi_format"]
+
 CONFIG: Final = "cfg.json"
 WEIGHTS: Final = "sae_weights.safetensors"
 SCALER: Final = "activation_scaler.json"

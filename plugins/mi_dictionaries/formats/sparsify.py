@@ -22,6 +22,8 @@ from mi_dictionaries.sites import layer_of, point_of
 from mi_dictionaries.sparse import SparseDictionary
 from mi_dictionaries.stored import Stored, contradiction, read_config, refuse_unread
 
+__all__ = ["mi_format"]
+
 CONFIG: Final = "cfg.json"
 WEIGHTS: Final = "sae.safetensors"
 FORK: Final = ("W_decs.", "b_decs.", "W_skips.", "post_enc", "in_norm", "out_norm")

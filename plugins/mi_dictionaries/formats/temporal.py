@@ -20,6 +20,8 @@ from mi_dictionaries.stored import Stored
 from mi_dictionaries.temporal import Temporal
 from mi_dictionaries.transforms import Scaled
 
+__all__ = ["mi_format"]
+
 CONFIG: Final = "conf.yaml"
 WEIGHTS: Final = "latest_ckpt.safetensors"
 
