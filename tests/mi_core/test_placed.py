@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from other_devices import ManyDevices
 from small_models import CONFIG, LAYOUTS, ROWS, SEEDS, close, laid_out, random
@@ -54,7 +54,7 @@ def test_streams_come_through_every_split_with_the_same_numbers(whole):
 
 
 def test_on_several_devices_everything_that_meets_is_on_one(whole):
-    @settings(max_examples=10)
+    @settings(max_examples=10, phases=[Phase.generate])  # shrinking takes minutes
     @given(st.lists(DEVICES, min_size=4, max_size=4), ROWS, LAYOUTS, SEEDS)
     def check(places, rows, layout, seed):
         ids, mask = laid_out(rows, layout, seed)
@@ -118,6 +118,14 @@ def test_every_kind_of_layer_can_be_split(family, tmp_path):
         seen = split.run([[1, 2, 3, 4]], STREAM)
         close(seen.logits.cpu(), wanted.logits)
         close(seen.stack("hook_resid_post").cpu(), wanted.stack("hook_resid_post"))
+
+
+def test_a_memory_from_a_file_goes_to_its_layers(whole, tmp_path):
+    prefix = whole[0].run([[1, 2, 3]], resumable=True).memory()
+    prefix.save(tmp_path / "memory")
+    wanted = whole[0].run([[4, 5]], memory=prefix).logits
+    with ManyDevices():
+        close(placed(whole, SPREAD).run([[4, 5]], memory=tmp_path / "memory").logits.cpu(), wanted)
 
 
 def test_a_layer_is_brought_in_once_for_a_run_and_once_more_for_its_gradient(whole):
