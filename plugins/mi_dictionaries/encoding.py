@@ -52,6 +52,10 @@ class Encoder:
         if self._learns(h):
             return self.activation(self.scaled(self.pre(h)))
         dtype = self._dtype(h)
+        if isinstance(self.activation, Best):
+            token, index, values = self._best(h, self.activation)
+            zeros = torch.zeros(len(h), self.n_features, dtype=dtype, device=h.device)
+            return zeros.index_put_((token, index), values)
         out = torch.empty(len(h), self.n_features, dtype=dtype, device=h.device)
         if isinstance(self.activation, Alone):
             for part, rows, z in self._tiles(h):
