@@ -21,14 +21,13 @@ FAMILIES = [
 """All of ours that have no tests of their own, which go further."""
 
 
-def examples() -> Iterator[tuple[str, Mapping[str, Any]]]:
+def examples_of(family: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     ids = dict.fromkeys(("pad_token_id", "eos_token_id", "bos_token_id"))
-    for family in FAMILIES:
-        for index, config in enumerate(plugins.plugin("mi_core.families", family).call("mi_family_examples")):
-            yield f"{family}-{index}", {**ids, **config}
+    for index, config in enumerate(plugins.plugin("mi_core.families", family).call("mi_family_examples")):
+        yield f"{family}-{index}", {**ids, **config}
 
 
-EXAMPLES = dict(examples())
+EXAMPLES = {name: config for family in FAMILIES for name, config in examples_of(family)}
 """``"qwen2-0"`` -> the first example of ``qwen2``; without special tokens where it names none."""
 MIXTURES = [name for name, config in EXAMPLES.items() if "expert" in repr(config)]
 YOUNG = ("gemma4_text", "laguna", "mellum")

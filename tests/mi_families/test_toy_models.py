@@ -20,6 +20,7 @@ from mi_families.hooked_transformer import mi_family_examples
 
 REFERENCE = Path(__file__).parents[1] / "data" / "hooked_transformer.safetensors"
 with safe_open(REFERENCE, "pt") as reference:
+    VERSION = reference.metadata()["transformer_lens"]
     CONFIGS: Mapping[str, Mapping[str, Any]] = json.loads(reference.metadata()["configs"])
 TINY = mi_family_examples()[0]
 
