@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mi_core.abreast import comes_and_goes
 from mi_core.calling import Called
 from mi_core.errors import HookContractBroken, NotCompiled
 from mi_core.protocols import ModelShape
@@ -106,10 +107,9 @@ class Compiled:
 
 def refusal(plan: Plan) -> str:
     """Why a plan is not even traced."""
-    backend = plan.model.backend
     if plan.binding.holds_functions:
         return "a function that is applied may do anything"
-    if isinstance(backend, nn.Module) and any(parameter.is_meta for parameter in backend.parameters()):
+    if comes_and_goes(plan.model.backend):
         return "some of its weights are offloaded, and come while their layer is called"
     return ""
 

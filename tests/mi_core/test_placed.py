@@ -10,7 +10,7 @@ from small_models import CONFIG, LAYOUTS, ROWS, SEEDS, close, laid_out, random
 import mi_core as mi
 from mi_core import plugins
 from mi_core.building import initialise_randomly
-from mi_core.errors import InputError
+from mi_core.errors import InputError, NotCompiled
 from mi_core.explaining import amount
 from mi_core.memory_files import fingerprint_of
 from mi_core.tensors import TensorIndex
@@ -223,3 +223,8 @@ def test_a_looped_model_runs_where_its_layers_are(whole):
         model = mi.looped(placed(whole, SPREAD), loop)
         assert str(model.device) == "lazy:0"
         close(model.run(IDS).logits.cpu(), wanted)
+
+
+def test_a_run_whose_weights_come_and_go_is_not_compiled(whole):
+    with pytest.raises(NotCompiled, match="some of its weights are offloaded"):
+        placed(whole, ["cpu", "disk", "cpu", "cpu"]).compile(STREAM, strict=True)([[1, 2]])
