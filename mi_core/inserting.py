@@ -67,6 +67,9 @@ class BoundInsert:
         taken = [point.name for point in own if point.name in points.by_name]
         if taken:
             raise SpecError(f"the insert {entry.name!r} would define points that exist: {taken}.", names=taken)
+        if hasattr(module, "check"):
+            given = (*zip(module.reads, reads, strict=True), *zip(module.writes, writes, strict=True))
+            module.check({name: point.site for name, point in given})
         selections = {point.name: select(entry.selectors, point, layout, texts, model=points.model) for point in writes}
         read, written = (tuple(point.name for point in kind) for kind in (reads, writes))
         return cls(module, entry.name, read, written, own, selections)

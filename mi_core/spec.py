@@ -33,7 +33,8 @@ class InsertModule(Protocol):
     that moment or later in the model) what stands there: a tensor, ``Add(tensor)`` for what is added to what stands
     there when the point fires, or None to leave it. ``sites`` are its own: they become points ``NAME.site`` of the run.
     One whose values at a position depend on other positions says ``across_positions = True``, and is refused where rows
-    are run piece by piece.
+    are run piece by piece. One that has ``check(sites)`` is shown the site of each point that it reads or writes, by
+    the names that it gave, before anything runs, so that it can refuse another model's.
     """
 
     @property

@@ -6,6 +6,7 @@ the reconstruction, never the reconstruction and its error apart, so that the id
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 import mi_core as mi
 from mi_core.dictionaries import Dictionary
-from mi_core.errors import SpecError
+from mi_core.errors import SpecError, ValueMismatch
 from mi_core.protocols import Site, Tap
 from mi_dictionaries.sets import DictionarySet
 from mi_dictionaries.temporal import Temporal
@@ -140,6 +141,21 @@ class Splice:
         missed = Site(ERROR, *whole, meaning="what stands at the output beyond the reconstruction", read_only=without)
         has_pre = hasattr(held, "pre_activations")
         return (*(pre if has_pre else ()), post, recons, *((missed,) if self.single else ()))
+
+    def check(self, sites: Mapping[str, Site]) -> None:
+        """Refuse points of another width, with both."""
+        held = self.dictionary
+        for points, width in ((held.reads, held.d_in), (held.writes, held.d_out)):
+            for point in points:
+                sizes = [sites[point].sizes.get(dim) for dim in sites[point].dims[2:]]
+                if None not in sizes and math.prod(size for size in sizes if size is not None) != width:
+                    raise ValueMismatch(
+                        f"the dictionary has the width {width} at {point!r}, where this model has {sizes}. It belongs "
+                        "to another model, or to another point.",
+                        point=point,
+                        width=width,
+                        sizes=tuple(sizes),
+                    )
 
     def __call__(self, values: Mapping[str, Tensor], tap: Tap) -> Mapping[str, Tensor | mi.Intervention | None]:
         """Encode, offer, and say what is written at each point."""

@@ -279,8 +279,10 @@ def test_what_nobody_looks_at_is_not_computed(monkeypatch: pytest.MonkeyPatch) -
 def test_what_cannot_be_spliced_is_refused(tmp_path: Any) -> None:
     wide = md.SparseDictionary(reads=(STREAM,), W_enc=random(12, F), W_dec=random(F, 12))
     edit = mi.intervene(f"{STREAM}.hook_sae_error", mi.Zero())
-    with pytest.raises(ValueMismatch, match=r"\[\.\.\. 12\], it was given \[1, 2, 16\]"):
-        small().run([[1, 2]], md.splice(wide, error=False))
+    with pytest.raises(ValueMismatch, match=r"width 12 at 'blocks.1.hook_resid_post', where this model has \[16\]"):
+        small().run([[1, 2]], md.splice(wide))
+    with pytest.raises(ValueMismatch, match=r"width 16 at 'blocks.2.mlp.hook_post', where this model has \[24\]"):
+        small().run([[1, 2]], md.splice(sae(writes=("blocks.2.mlp.hook_post",))))
     with pytest.raises(UnknownPoint, match=r"blocks\.9"):
         small().run([[1, 2]], md.splice(sae("blocks.9.hook_resid_post")))
     with pytest.raises(NotSerialisable, match="insert"):
