@@ -14,7 +14,7 @@ from mi_core.config import Config
 from mi_core.hookspecs import hookimpl
 from mi_decoder import Layer, RMSNorm
 from mi_decoder.deepseek import LATENT_NAMES, latent_attention
-from mi_decoder.examples import TINY
+from mi_decoder.examples import TINY_LATENT, YARN_MSCALE
 from mi_decoder.moe_config import BIASED_ROUTER, LEARNING_TO_ROUTE, sigmoid_experts, spare_layers
 from mi_decoder.translation import COMPUTED, blueprint, decoder, gated_mlp, only
 
@@ -46,13 +46,9 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
 @hookimpl
 def mi_family_examples() -> Sequence[Mapping[str, Any]]:
     """Tiny configs: YaRN and groups; queries without a latent, biases, in the older spelling."""
-    tiny = {"model_type": "deepseek_v3", **TINY, "num_hidden_layers": 2, "num_experts_per_tok": 3}
-    tiny |= {"moe_intermediate_size": 20, "n_routed_experts": 8, "kv_lora_rank": 12, "num_key_value_heads": 4}
-    tiny |= {"qk_nope_head_dim": 6, "qk_rope_head_dim": 8, "v_head_dim": 10, "q_lora_rank": 14}
-    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4}
-    yarn |= {"mscale": 1.0, "mscale_all_dim": 0.7, "beta_fast": 32.0, "beta_slow": 1.0}
+    tiny = {"model_type": "deepseek_v3", **TINY_LATENT}
     return (
-        tiny | {"n_group": 4, "topk_group": 2, "first_k_dense_replace": 1, "rope_parameters": yarn},
+        tiny | {"n_group": 4, "topk_group": 2, "first_k_dense_replace": 1, "rope_parameters": YARN_MSCALE},
         tiny
         | {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 0, "q_lora_rank": None, "attention_bias": True}
         | {"rope_interleave": False, "rope_theta": 1e3, "norm_topk_prob": False, "n_shared_experts": 2},
