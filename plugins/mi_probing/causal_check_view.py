@@ -57,10 +57,15 @@ def verdict(result: Any) -> str:
 def chart(result: Any) -> Chart:
     """The mean response by dose."""
     means = result.response.values.mean(-1)
-    names, doses = result.response.coords["direction"], result.response.coords["gaps"]
+    doses = result.response.coords["gaps"]
     curves = [
-        Curve(name if at < 2 else "", row.tolist(), SHUFFLED if at else PROBE, dashed=bool(at))
-        for at, (name, row) in enumerate(zip(names, means, strict=True))
+        Curve(
+            "probe" if not at else "random directions" if at == 1 else "",
+            row.tolist(),
+            SHUFFLED if at else PROBE,
+            dashed=bool(at),
+        )
+        for at, row in enumerate(means)
     ]
     low, high = float(means.min()), float(means.max())
     spare = 0.05 * max(high - low, 1e-6)

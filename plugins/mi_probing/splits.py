@@ -113,12 +113,17 @@ def parted(
     )
     wanted = (shares / shares.sum())[:, None] * counts.sum(0)
     shuffled = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    order = shuffled[counts[shuffled].sum(1).argsort(descending=True, stable=True)]
-    part = torch.zeros(len(names), dtype=torch.long)
-    held = torch.zeros_like(wanted)
-    for group in order.tolist():
+    order = shuffled[counts[shuffled].sum(1).argsort(descending=True, stable=True)].tolist()
+    # plain lists: there may be as many groups as examples
+    total, lacking, part = wanted.clamp_min(1e-9).tolist(), wanted.tolist(), [0] * len(names)
+    for group, sizes in zip(order, counts[order].tolist(), strict=True):
+        held = [(label, size) for label, size in enumerate(sizes) if size]
         # the part with the largest share still to come, weighed by the group's classes
-        lack = ((wanted - held) / wanted.clamp_min(1e-9)) @ counts[group]
-        part[group] = int(lack.argmax())
-        held[part[group]] += counts[group]
-    return part[member]
+        lack = [
+            sum(size * lacks[label] / whole[label] for label, size in held)
+            for lacks, whole in zip(lacking, total, strict=True)
+        ]
+        part[group] = lack.index(max(lack))
+        for label, size in held:
+            lacking[part[group]][label] -= size
+    return torch.tensor(part)[member]

@@ -33,10 +33,12 @@ class Standardised:
     def of(cls, x: Float[Tensor, "cell example d"], tasks: Tasks, *, scaled: bool = True) -> Standardised:
         """``scaled=False`` only takes the means off: for methods that are about raw activations."""
         shared_mean = x.mean(1, keepdim=True)
-        shared_scale = deviation(x.var(1, keepdim=True, correction=0), shared_mean)
-        if not scaled:
-            shared_scale = torch.ones_like(shared_scale)
-        made = (x - shared_mean) / shared_scale
+        made = x - shared_mean
+        shared_scale = torch.ones_like(shared_mean)
+        if scaled:
+            variance = torch.linalg.vector_norm(made, dim=1, keepdim=True).square() / x.shape[1]
+            shared_scale = deviation(variance, shared_mean)
+            made /= shared_scale
         used = (tasks.weights > 0).to(x)
         if bool(used.all()):
             mean = made.new_zeros(len(x), len(tasks), x.shape[-1])
