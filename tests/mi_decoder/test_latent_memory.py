@@ -90,3 +90,19 @@ def test_keys_of_another_width_are_refused() -> None:
     zeros: Tensor = torch.zeros(1, mixer.n_heads, 2, mixer.d_head + 1)
     with pytest.raises(MemoryMismatch, match="keys are remembered of"):
         mixer.recall(KeyValues(zeros, zeros, torch.tensor([2])), None)
+
+
+def test_latents_that_were_turned_by_other_frequencies_are_refused() -> None:
+    plain = family_example("minicpm3").config
+    dims = int(plain["qk_rope_head_dim"]) // 2
+    long = {
+        "type": "longrope",
+        "short_factor": [1.0] * dims,
+        "long_factor": [2.0] * dims,
+        "original_max_position_embeddings": 6,
+    }
+    model = mi.build({**plain, "rope_scaling": long, "rope_parameters": None}, trainable=False, device="cpu")
+    begun = model.run([[3, 4, 5, 6]], resumable=True).memory()
+    model.run([[7, 8]], memory=begun)
+    with pytest.raises(MemoryMismatch, match="in another regime than its memory"):
+        model.run([[7, 8, 9]], memory=begun)
