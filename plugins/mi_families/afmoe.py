@@ -22,6 +22,8 @@ from mi_decoder.routing import TopK
 from mi_decoder.translation import SANDWICH_NAMES, Source, blueprint, decoder, gated_mlp, heads, only, or_none
 from mi_decoder.windows import layer_windows
 
+__all__ = ["mi_family", "mi_family_examples"]
+
 NAMES: Mapping[str, Source] = {
     **SANDWICH_NAMES,
     **moe_names(router="router.gate", shared="shared_experts"),

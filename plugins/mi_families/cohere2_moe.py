@@ -20,6 +20,8 @@ from mi_decoder.routing import ChosenSoftmax, Routing, TopK
 from mi_decoder.translation import LLAMA_NAMES, blueprint, decoder, heads, or_none
 from mi_decoder.windows import layer_windows
 
+__all__ = ["mi_family", "mi_family_examples"]
+
 NAMES = {**LLAMA_NAMES, **moe_names(shared="shared_experts")}
 JOINED = {"average": 0.5, "sum": 1.0}
 """What the sum of routed and shared experts is multiplied by."""

@@ -22,6 +22,8 @@ from mi_decoder.rope_config import rotary
 from mi_decoder.routing import TopK
 from mi_decoder.translation import Source, blueprint, fused_names, module_names, only, or_none
 
+__all__ = ["mi_family", "mi_family_examples"]
+
 LAYER = "transformer.blocks.*"
 MODULES = {"ln1": "norm_attn_norm.norm_1", "ln2": "norm_attn_norm.norm_2", "channel.router": "ffn.router.layer"}
 MODULES |= {"mixer.o": "norm_attn_norm.attn.out_proj"}

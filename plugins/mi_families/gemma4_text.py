@@ -22,6 +22,8 @@ from mi_decoder.translation import SANDWICH_NAMES, Source, blueprint, decoder, g
 from mi_decoder.values import NormedValues
 from mi_decoder.windows import layer_windows
 
+__all__ = ["mi_family", "mi_family_examples"]
+
 NAMES: Mapping[str, Source] = {**SANDWICH_NAMES, "layers.*.scale_weight": "model.layers.*.layer_scalar"}
 INERT = dict.fromkeys(
     ("vocab_size_per_layer_input", "use_double_wide_mlp", "num_experts", "top_k_experts", "moe_intermediate_size"),

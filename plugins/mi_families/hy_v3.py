@@ -19,6 +19,8 @@ from mi_decoder.rope_config import rotary
 from mi_decoder.routing import TopK
 from mi_decoder.translation import COMPUTED, NORMED_HEADS, Source, blueprint, decoder, gated_mlp, heads
 
+__all__ = ["mi_family", "mi_family_examples"]
+
 NAMES: Mapping[str, Source] = {
     **NORMED_HEADS,
     **moe_names(router="router.gate", shared="shared_mlp"),

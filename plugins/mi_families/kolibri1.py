@@ -22,6 +22,8 @@ from mi_decoder.routing import TopK
 from mi_decoder.translation import NORMED_HEADS, Source, blueprint, decoder, heads, or_none
 from mi_decoder.windows import layer_windows
 
+__all__ = ["mi_family", "mi_family_examples"]
+
 NAMES: Mapping[str, Source] = {
     **NORMED_HEADS,
     **moe_names(shared="shared_experts"),

@@ -25,6 +25,8 @@ from mi_decoder.routing import TopK
 from mi_decoder.translation import NORMED_HEADS, Source, blueprint, decoder, gated_mlp, heads, only
 from mi_decoder.windows import layer_windows
 
+__all__ = ["mi_family", "mi_family_examples"]
+
 NAMES: Mapping[str, Source] = {
     **NORMED_HEADS,
     **moe_names(shared="shared_expert"),
