@@ -22,7 +22,7 @@ PICKLE: Final = "pytorch_model.bin"
 PICKLE_SHARDED: Final = "pytorch_model.bin.index.json"
 PICKLES: Final = (".bin", ".pt", ".pth")
 WEIGHTS: Final = (".safetensors", *PICKLES)
-HELD: Final = 1 << 26
+HELD: Final = 1 << 24
 """Bytes of a mapped file that may stay in memory behind their copies."""
 
 
