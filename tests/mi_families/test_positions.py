@@ -26,6 +26,6 @@ def test_positions_are_refused_where_nothing_reads_them(family: str) -> None:
         model.run(TOKENS, position_ids=SPREAD)
     with pytest.raises(MaskMismatch, match="reads no positions"):
         model.generate(TOKENS, position_ids=SPREAD, max_new_tokens=1)
-    padded = {"attention_mask": [[0, 1, 1, 1, 1]], "position_ids": [[9, 0, 1, 2, 3]]}
-    counted = model.run(TOKENS, **padded).logits
-    assert torch.equal(counted, model.run(TOKENS, attention_mask=[[0, 1, 1, 1, 1]]).logits)
+    mask = [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
+    counted = model.run(TOKENS * 2, attention_mask=mask, position_ids=[[9, 9, 0, 1, 2], [0, 1, 2, 3, 4]])
+    assert torch.equal(counted.logits, model.run(TOKENS * 2, attention_mask=mask).logits)
