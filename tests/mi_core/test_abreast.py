@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from other_devices import ManyDevices
 from small_models import CONFIG, LAYOUTS, ROWS, SEEDS, close, laid_out
@@ -11,6 +11,7 @@ import mi_core as mi
 from mi_core import sweeping_by_layer
 from mi_core.abreast import abreast, all_abreast, alone
 from mi_core.building import initialise_randomly
+from mi_core.packing import Pack
 from mi_core.sweeping import SweepInterrupted
 
 IDS = [[1, 2, 3, 4, 5, 6], [7, 8, 9]]
@@ -37,7 +38,7 @@ def brought(model):
     return {name: lent.brought for name, lent in model.backend.offloaded.items() if name != "outside"}
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, phases=[Phase.generate])  # shrinking takes minutes
 @given(ROWS, LAYOUTS, SEEDS, st.sampled_from([1, 7, 4096]), st.sampled_from([GRID, HEADS]))
 def test_a_sweep_brings_each_layer_once_however_many_packs_there_are(whole, rows, layout, seed, tokens, grid):
     ids, mask = laid_out(rows, layout, seed)
@@ -95,7 +96,15 @@ def test_more_streams_than_the_host_can_hold_take_more_passes(whole, monkeypatch
     assert torch.equal(seen.values, whole[0].sweep(IDS, GRID, METRIC, batch=5).values)
 
 
-def test_on_an_accelerator_streams_wait_on_the_host(whole):
+def test_on_an_accelerator_streams_wait_on_the_host(whole, monkeypatch):
+    arrived = set()
+    call = Pack._block
+
+    def told(pack, layer, members, **more):
+        arrived.update(str(member.stream.resid.device) for member in members)
+        call(pack, layer, members, **more)
+
+    monkeypatch.setattr(Pack, "_block", told)
     wanted = whole[0].sweep(IDS, GRID, METRIC, batch=5).values
     rows = [[at, at + 1] for at in range(5)]
     logits = whole[0].run(rows, batch_tokens=4).logits
@@ -106,6 +115,7 @@ def test_on_an_accelerator_streams_wait_on_the_host(whole):
         packs = list(passes.run(range(len(plan.cells))))
         assert {str(stream.resid.device) for stream in passes.streams} == {"cpu"}
         assert str(packs[0][0][1].logits.device) == "lazy:0"
+        assert arrived == {"cpu"}
         close(model.sweep(IDS, GRID, METRIC, batch=5).values, wanted)
         close(model.run(rows, batch_tokens=4).logits.cpu(), logits)
 
