@@ -30,7 +30,7 @@ from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 from torch import Tensor
 
 from mi_probing import Examples, Logistic, Protocol, probing_of
-from mi_probing.splits import split_of
+from mi_probing.splits import folds_of, split_of
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 FOLDS = 5
@@ -68,8 +68,9 @@ def compared(sizes: argparse.Namespace, penalties: tuple[float, ...]) -> dict[st
     examples = Examples.of(x, labels.tolist(), dims=("layer", "pos"))
     method, protocol = Logistic(penalties=penalties), Protocol((0.8, 0.0, 0.2), FOLDS, control=False)
     ours, result = timed(lambda: probing_of(examples, probe=method, protocol=protocol))
-    test = split_of(examples.groups, examples.labels, protocol.shares, seed=protocol.seed).test
-    theirs, found = timed(lambda: [looped(cell, labels, test, penalties) for cell in examples.x])
+    test = split_of(examples.groups, labels, protocol.shares, seed=protocol.seed).test
+    folds = folds_of(examples.groups, labels, ~test, FOLDS, seed=protocol.seed)
+    theirs, found = timed(lambda: [looped(cell, labels, folds, penalties) for cell in examples.x])
     mine = result.score.values.flatten().tolist()
     return {
         "ratio": ours / theirs,
@@ -96,14 +97,14 @@ def activations(sizes: argparse.Namespace, layer: int) -> tuple[Tensor, Tensor]:
     return labels, x
 
 
-def looped(x: Tensor, labels: Tensor, test: Tensor, penalties: tuple[float, ...]) -> float:
-    """scikit-learn's accuracy in one cell: the penalty by cross-validation, fit by fit."""
-    fold, at = torch.arange(len(labels)) % FOLDS, x.numpy()
+def looped(x: Tensor, labels: Tensor, folds: Tensor, penalties: tuple[float, ...]) -> float:
+    """scikit-learn's accuracy in one cell, on the same folds: the penalty by cross-validation, fit by fit."""
+    at, test = x.numpy(), (folds < 0).numpy()
     best, least = penalties[0], float("inf")
     for penalty in penalties if len(penalties) > 1 else ():
         loss = 0.0
         for out in range(FOLDS):
-            inside, outside = (~test & (fold != out)).numpy(), (~test & (fold == out)).numpy()
+            inside, outside = ~test & (folds != out).numpy(), (folds == out).numpy()
             fitted = estimator(penalty).fit(at[inside], labels[inside])
             odds = torch.from_numpy(fitted.predict_proba(at[outside]).clip(1e-12)).log()
             loss -= float(odds.gather(1, labels[outside][:, None]).sum())

@@ -22,7 +22,8 @@ LOT = 2**25
 
 def measured(plan: Plan) -> dict[str, Tensor]:
     """Every measure by its name; the first dim of each is the cell. What was not asked for is not there."""
-    parts = [of_lot(plan, x) for x in lots(plan.examples.x)]
+    place = plan.protocol.device or plan.examples.x.device
+    parts = [of_lot(plan, x.to(place)) for x in lots(plan.examples.x)]
     return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
 

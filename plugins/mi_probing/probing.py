@@ -204,11 +204,13 @@ def probing(
         "spec": spec,
         "batch": batch,
     }
+    protocol = protocol or Protocol()
+    protocol = replace(protocol, device=protocol.device or str(model.device))
     result = probing_of(read_examples(model, inputs, labels, **read), probe=probe, protocol=protocol)
     if not random_model:
         return result
-    fresh = untrained(model, (protocol or Protocol()).seed)
-    plain = replace(protocol or Protocol(), control=False, shuffles=0, code=False)
+    fresh = untrained(model, protocol.seed)
+    plain = replace(protocol, control=False, shuffles=0, code=False)
     compared = probing_of(read_examples(fresh, inputs, labels, **read), probe=probe, protocol=plain)
     return replace(result, random_model=renamed(compared.score, f"{compared.score.name} of a random model"))
 

@@ -40,6 +40,8 @@ class Protocol:
     """Whether to measure the online code length."""
     bins: int = 10
     seed: int = 0
+    device: str = ""
+    """Where fits are computed, a lot of cells at a time; empty: where the activations, or the model of a sweep, are."""
 
 
 @dataclass(frozen=True, eq=False)

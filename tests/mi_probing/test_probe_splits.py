@@ -114,6 +114,14 @@ def test_blocks_of_a_code_hold_whole_groups_and_begin_with_every_class(seed, gro
     assert set(code.block.tolist()) == set(range(code.blocks))
 
 
+def test_each_block_is_foretold_from_those_before_it_alone():
+    member, labels = grouped(4, 30, 2)
+    code = OnlineCode.of(member, labels, 2)
+    weights = code.tasks(labels, 2, torch.ones(1)).weights
+    for number, used in enumerate(weights, start=1):
+        assert torch.equal(used > 0, code.block < number)
+
+
 def test_a_code_of_guesses_is_the_uniform_code():
     member, labels = grouped(3, 30, 2)
     code = OnlineCode.of(member, labels, 2)

@@ -163,7 +163,7 @@ def test_intervals_draw_groups_and_calibration_compares_confidence():
     apart = score_interval(gained, ones, torch.arange(4))
     assert apart[:, 0].tolist() == [0.0, 1.0]
     assert score_interval(gained, ones, torch.zeros(4, dtype=torch.long)).isnan().all()
-    pairs = score_interval(gained, ones, torch.tensor([0, 1, 0, 1]))
+    pairs = score_interval(gained, ones, torch.tensor([0, 1, 1, 0]))
     assert pairs[:, 0].tolist() == [0.5, 0.5]
     odds = torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.1, 0.9], [0.1, 0.9], [0.55, 0.45]])
     error = float(calibration_error(odds, torch.tensor([1, 1, 1, 0, 1])))
@@ -245,6 +245,18 @@ def test_a_text_that_a_later_prompt_lacks_names_where_rows_are_counted_from():
     prompts = ["The capital of France is"] * 3 + ["The capital of Japan is"]
     with pytest.raises(SpanError, match=r"rows counted from prompt 2: .* row 1"):
         read_examples(model, prompts, [0, 1, 0, 1], pos=mi.Span("France").last, batch=2)
+
+
+def test_a_position_with_a_text_for_each_prompt_is_read_in_lots():
+    model, countries = mi.load("tiny-world"), ["France", "Japan", "Egypt", "Kenya"]
+    prompts = [f"The capital of {country} is" for country in countries]
+    where = {"pos": mi.Span(countries).last, "layers": 1}
+    whole, lots = (read_examples(model, prompts, [0, 1, 0, 1], batch=batch, **where) for batch in (4, 3))
+    torch.testing.assert_close(lots.x, whole.x, rtol=1e-4, atol=1e-5)
+    wanted = model.run(prompts, mi.capture("blocks.1.hook_resid_post"))["blocks.1.hook_resid_post"][:, 4]
+    torch.testing.assert_close(whole.x[0], wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="3 texts of a position for 4 examples"):
+        read_examples(model, prompts, [0, 1, 0, 1], pos=mi.Span(countries[:3]).last)
 
 
 def test_every_position_is_read_where_prompts_have_as_many():
