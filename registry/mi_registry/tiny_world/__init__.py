@@ -12,5 +12,5 @@
 | `evaluate`     | the scores on them                                                |
 | `train`        | ``python -m mi_registry.tiny_world.train``                        |
 | `page`         | the registry page, written from the figures of a training         |
-| `dictionaries` | ``python -m mi_registry.tiny_world.dictionaries``: its dictionaries |
+| `dictionaries` | what ``python -m mi_registry.tiny_world.dictionaries`` makes      |
 """
