@@ -5,6 +5,9 @@ from mi_dictionaries.activations import AbsTopK, Activation, Gated, GroupMax, Ju
 from mi_dictionaries.adapters import adapted
 from mi_dictionaries.cross_layer import cross_layer_transcoder_layer
 from mi_dictionaries.evaluation import Evaluation, evaluate
+from mi_dictionaries.feature_effects import logit_effects, neighbours, projections
+from mi_dictionaries.feature_report import FeatureReport, feature_report
+from mi_dictionaries.feature_steering import feature_edit, steering_curve
 from mi_dictionaries.features import Features
 from mi_dictionaries.folding import fold_decoder_norms, fold_scale
 from mi_dictionaries.loading import load
@@ -26,6 +29,7 @@ __all__ = [
     "ConstantNorm",
     "DictionarySet",
     "Evaluation",
+    "FeatureReport",
     "Features",
     "Gated",
     "GroupMax",
@@ -47,12 +51,18 @@ __all__ = [
     "adapted",
     "cross_layer_transcoder_layer",
     "evaluate",
+    "feature_edit",
+    "feature_report",
     "fold_decoder_norms",
     "fold_scale",
     "load",
+    "logit_effects",
+    "neighbours",
+    "projections",
     "save",
     "save_circuit_tracer",
     "save_saelens",
     "splice",
+    "steering_curve",
     "train",
 ]
