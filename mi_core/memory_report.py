@@ -42,8 +42,8 @@ class MemoryReport:
 
     >>> memory = MemoryReport()
     >>> with memory.phase("make"):
-    ...     made = torch.ones(4_000_000)
-    >>> memory["make"].growth["host"] > 12_000_000
+    ...     made = torch.ones(16_000_000)
+    >>> memory["make"].growth["host"] > 50_000_000
     True
 
     ``"host"`` is the resident memory of the process; ``"host, own"`` and ``"host, files"`` are its parts where the

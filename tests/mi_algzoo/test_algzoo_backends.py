@@ -64,13 +64,13 @@ def test_the_network_is_torchs_own(
 ) -> None:
     plain, folder = random(PlainRNN(hidden, length), seed), tmp_path_factory.mktemp("rnn")
     save_file(dict(plain.state_dict()), folder / "model.safetensors")
-    model = mi.load(folder)
-    x = torch.randn(7, length, generator=torch.Generator().manual_seed(seed))
-    wanted, states = plain(x)
+    model = mi.load(folder, dtype="float64")
+    x = torch.randn(7, length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    wanted, states = plain.double()(x)
     run = model.run(x, mi.capture("blocks.*.hook_resid_post"))
-    torch.testing.assert_close(run.last_logits, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run.last_logits, wanted, rtol=1e-9, atol=1e-9)
     for time in range(length):
-        torch.testing.assert_close(run[f"blocks.{time}.hook_resid_post"][:, 0], states[:, time], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(run[f"blocks.{time}.hook_resid_post"][:, 0], states[:, time], rtol=1e-9, atol=1e-9)
 
 
 @given(hidden=st.integers(1, 6), layers=st.integers(1, 3), length=st.integers(2, 5), seed=st.integers(0, 999))
@@ -79,13 +79,13 @@ def test_the_transformer_is_torchs_own(
 ) -> None:
     plain, folder = random(PlainTransformer(hidden, layers, length), seed), tmp_path_factory.mktemp("transformer")
     save_file(dict(plain.state_dict()), folder / "model.safetensors")
-    model = mi.load(folder)
+    model = mi.load(folder, dtype="float64")
     ids = torch.randint(length, (5, length), generator=torch.Generator().manual_seed(seed))
-    wanted, patterns = plain(ids)
+    wanted, patterns = plain.double()(ids)
     run = model.run(ids, mi.capture("blocks.*.attn.hook_pattern"))
-    torch.testing.assert_close(run.last_logits, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run.last_logits, wanted, rtol=1e-9, atol=1e-9)
     for layer, pattern in enumerate(patterns):
-        torch.testing.assert_close(run[f"blocks.{layer}.attn.hook_pattern"], pattern, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(run[f"blocks.{layer}.attn.hook_pattern"], pattern, rtol=1e-9, atol=1e-9)
 
 
 def test_the_authors_pickles_are_read_when_asked(tmp_path: Path) -> None:
