@@ -133,6 +133,17 @@ def test_neighbours_and_projections_are_those_of_all_rows(model: mi.Model, sae: 
         md.projections(sae, torch.ones(3))
 
 
+def test_each_write_of_a_layer_has_a_cosine_of_its_own() -> None:
+    rows = torch.randn(6, 2, 8, generator=torch.Generator().manual_seed(3))
+    points = ("blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out")
+    layer = md.SparseDictionary(
+        reads=("blocks.0.mlp.hook_in",), writes=points, W_enc=torch.ones(8, 6), W_dec=rows, b_enc=torch.zeros(6)
+    )
+    found = md.projections(layer, rows[4, 1], k=1, cosine=True)
+    assert float(found.values[0]) == pytest.approx(1.0, abs=1e-5)
+    assert found.coords["feature"] == ("blocks.0.mlp.hook_in#4 > blocks.1.hook_mlp_out",)
+
+
 def test_the_three_edits_differ_as_they_say(model: mi.Model, sae: md.SparseDictionary) -> None:
     read = mi.capture(f"{POINT}.{POST}")
     before = model.run(TEXTS, md.splice(sae) + read)[f"{POINT}.{POST}"][..., 5]
