@@ -13,9 +13,7 @@ from torch import Tensor
 from mi_core.protocols import Batch, Tap
 from mi_recurrent.chunks import in_chunks
 
-__all__ = ["Kernel", "Recurred", "recur", "states_of", "stepwise"]
-
-STATE = "mixer.hook_state"
+__all__ = ["Kernel", "Recurred", "every_column_is_real", "pads", "recur", "states_of", "stepwise"]
 
 
 @runtime_checkable
@@ -86,6 +84,8 @@ def stepwise(
 
 def states_of(kernel: Kernel, inputs: Sequence[Tensor], boundaries: Tensor) -> Tensor:
     """The state behind each token, from those at the chunks' boundaries: all chunks take their steps together."""
+    if kernel.size == 1:
+        return boundaries[:, :, 1:]
     parts = [in_chunks(x, kernel.size) for x in inputs]
     state, states = boundaries[:, :, :-1], []
     for token in range(min(kernel.size, inputs[0].shape[2])):
@@ -94,12 +94,12 @@ def states_of(kernel: Kernel, inputs: Sequence[Tensor], boundaries: Tensor) -> T
     return torch.stack(states, 3).flatten(2, 3)[:, :, : inputs[0].shape[2]]
 
 
-def recur(kernel: Kernel, inputs: Sequence[Tensor], state: Tensor, batch: Batch, tap: Tap) -> Recurred:
-    """What is read, with the states laid open if somebody looks at them or wants to go on from them."""
+def recur(kernel: Kernel, inputs: Sequence[Tensor], state: Tensor, batch: Batch, tap: Tap, site: str) -> Recurred:
+    """What is read, with the states laid open if somebody looks at them (at ``site``) or wants to go on from them."""
     inputs = kernel.silenced(inputs, pads(batch)) if not every_column_is_real(batch) else tuple(inputs)
-    opened = tap.wants(STATE) or batch.record not in (None, "end")
-    if tap.edits(STATE):
-        return written(kernel, inputs, state, tap)
+    opened = tap.wants(site) or batch.record not in (None, "end")
+    if tap.edits(site):
+        return written(kernel, inputs, state, tap, site)
     states: Tensor | None
     if inputs[0].shape[2] <= kernel.steps_up_to and not torch.is_grad_enabled():
         read, states = stepwise(kernel, inputs, state)
@@ -111,12 +111,12 @@ def recur(kernel: Kernel, inputs: Sequence[Tensor], state: Tensor, batch: Batch,
     if not opened or states is None:
         return Recurred(read, end, None)
     seen = states.transpose(1, 2)
-    if tap.wants(STATE):
-        tap(STATE, seen)
+    if tap.wants(site):
+        tap(site, seen)
     return Recurred(read, end, seen)
 
 
-def written(kernel: Kernel, inputs: Sequence[Tensor], state: Tensor, tap: Tap) -> Recurred:
+def written(kernel: Kernel, inputs: Sequence[Tensor], state: Tensor, tap: Tap, site: str) -> Recurred:
     """The same with writes: a state that is written at a position is what the next position starts from.
 
     The call is cut behind each position at which the write changes something. Under gradients, states that are only
@@ -129,7 +129,7 @@ def written(kernel: Kernel, inputs: Sequence[Tensor], state: Tensor, tap: Tap) -
         read, boundaries = kernel.chunked(rest, state)
         seen = torch.cat([*settled, states_of(kernel, rest, boundaries).transpose(1, 2)], 1)
         offered = seen.clone() if torch.is_grad_enabled() else seen
-        after = tap(STATE, offered)
+        after = tap(site, offered)
         place = begun + first_change(seen[:, begun:], after[:, begun:])
         reads.append(read[:, :, : place + 1 - begun])
         if place >= seen.shape[1]:

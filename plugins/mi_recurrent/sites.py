@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from mi_core.protocols import Site
 
-__all__ = ["RECURRENT", "recurrent_site"]
+__all__ = ["RECURRENT", "STATE", "recurrent_site"]
+
+STATE = "mixer.hook_state"
 
 HEADS = ("batch", "pos", "head", "d_head")
 STREAM = ("batch", "pos", "d_model")
@@ -26,7 +28,7 @@ RECURRENT: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("batch", "pos", "head"),
         "ones: multiplies what the token writes to the state; zero removes the token from the future",
     ),
-    "mixer.hook_state": (
+    STATE: (
         ("batch", "pos", "head", "d_key", "d_value"),
         "the state after the position; a write acts from the next position on",
     ),
@@ -73,6 +75,6 @@ def recurrent_site(name: str, kind: str, sizes: Mapping[str, int], replace_only:
         # edges can be cut there; nothing arrives closed
         keeps_masked=name == "mixer.hook_effective_attn",
         from_start=name == "mixer.hook_effective_attn",
-        carries=name == "mixer.hook_state",
+        carries=name == STATE,
         also=ALSO.get(name, ()),
     )

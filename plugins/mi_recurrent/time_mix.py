@@ -7,23 +7,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.functional import group_norm, linear
+from torch import Tensor
+from torch.nn.functional import group_norm
 
-from mi_core.errors import MemoryMismatch
-from mi_core.protocols import Batch, Memory, Site, Tap
+from mi_core.protocols import Batch, Memory, Tap
 from mi_recurrent.memory import Snapshots, behind, cuts, recall
-from mi_recurrent.recurring import Kernel, every_column_is_real, pads, recur
-from mi_recurrent.sites import recurrent_site
+from mi_recurrent.mixer import RecurrentMixer, wide
 
 __all__ = ["TimeMix", "one_before", "wide"]
-
-PATTERN = "mixer.hook_effective_attn"
-
-
-def wide(x: Tensor) -> Tensor:
-    """The dtype inside recurrences: float32, or float64 of a float64 model."""
-    return x if x.dtype is torch.float64 else x.float()
 
 
 def one_before(x: Float[Tensor, "batch pos d_model"], first: Tensor | None) -> Float[Tensor, "batch pos d_model"]:
@@ -32,22 +23,15 @@ def one_before(x: Float[Tensor, "batch pos d_model"], first: Tensor | None) -> F
     return torch.cat((start[:, None], x[:, :-1]), 1)
 
 
-class TimeMix(nn.Module):
-    """A recurrent mixer: each version computes its inputs and its output, the rest is here.
+class TimeMix(RecurrentMixer):
+    """A recurrent mixer of RWKV: each version computes its inputs and its output, the rest is here."""
 
-    Matrices lie as in checkpoints, ``[out, in]``; the recurrence is float32 whatever the model's dtype.
-    """
-
-    reads_positions = False
     keeps_norms = "mixes each token with the one before, and the first with zeros, which have no norm's bias"
-    kernel: Kernel
     kind = "heads"
-    points: tuple[str, ...]
-    """The sites of this version, in firing order."""
 
     def __init__(self, d_model: int, n_heads: int) -> None:
-        super().__init__()
-        self.d_model, self.n_heads, self.d_head = d_model, n_heads, d_model // n_heads
+        super().__init__(d_model, n_heads, d_model // n_heads, d_model // n_heads)
+        self.d_head = d_model // n_heads
 
     def shifted(
         self, x: Float[Tensor, "batch pos d_model"], tap: Tap, past: Mapping[str, Tensor] | None
@@ -59,11 +43,6 @@ class TimeMix(nn.Module):
     def heads(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos head d_head"]:
         """Split into heads."""
         return x.view(*x.shape[:-1], self.n_heads, self.d_head)
-
-    def gate(self, like: Float[Tensor, "batch pos head d_head"], tap: Tap) -> Float[Tensor, "batch pos head 1"]:
-        """The write gate: ones, unless somebody writes it."""
-        ones = torch.ones_like(wide(like[..., 0]))
-        return tap("mixer.hook_write_gate", ones)[..., None]
 
     @property
     def state_shape(self) -> tuple[int, ...]:
@@ -84,44 +63,14 @@ class TimeMix(nn.Module):
         tap: Tap,
     ) -> tuple[Float[Tensor, "batch pos head d_head"], Snapshots | None]:
         """What the recurrence returns (``hook_wkv``), and what is remembered."""
-        turned = [x.transpose(1, 2) for x in inputs]
-        state = self.kernel.empty(turned[0], self.d_head) if past is None else past["state"].to(turned[0].dtype)
-        recurred = recur(self.kernel, turned, state, batch, tap)
-        read = recurred.read + self.reweighted(turned, values.transpose(1, 2), batch, tap)
+        read, state, recurred = self.recurred(inputs, values, None if past is None else past["state"], batch, tap)
         remembered = None
         if batch.record is not None:
             length, index = cuts(batch, left.shape[1])
             first = torch.zeros_like(left[:, 0]) if past is None else past["shift"]
             kept = recurred.end[:, None] if recurred.states is None else behind(state, recurred.states, index)
             remembered = Snapshots({"state": kept, "shift": behind(first, left, index)}, length)
-        return tap("mixer.hook_wkv", read.transpose(1, 2)), remembered
-
-    def reweighted(
-        self, inputs: Sequence[Tensor], values: Float[Tensor, "batch head pos d_head"], batch: Batch, tap: Tap
-    ) -> Tensor | float:
-        """What writes to the effective attention, and edges that are cut, change in what is read."""
-        cut = tap.cut_edges()
-        if cut is None and not tap.wants(PATTERN):
-            return 0.0
-        if bool(batch.start.any()):
-            raise MemoryMismatch(
-                f"{PATTERN} gives every earlier token its weight, and a state does not tell them apart: run the rows "
-                "from their first token.",
-                point=PATTERN,
-            )
-        silent = inputs if every_column_is_real(batch) else self.kernel.silenced(inputs, pads(batch))
-        pattern = self.kernel.pattern(silent)
-        written = tap(PATTERN, pattern.clone())
-        if cut is None and not tap.edits(PATTERN):
-            return 0.0
-        if cut is not None:
-            written = written.masked_fill(cut, 0.0)
-        # no write opens an edge to the future
-        return self.weighed((written - pattern).tril(), values)
-
-    def weighed(self, pattern: Float[Tensor, "batch _ query_pos key_pos"], values: Tensor) -> Tensor:
-        """Weights times values."""
-        return pattern @ values
+        return read, remembered
 
     def normed(
         self, read: Float[Tensor, "batch pos head d_head"], eps: float
@@ -132,18 +81,9 @@ class TimeMix(nn.Module):
         weight, bias = own["ln_x_weight"].to(rows.dtype), own["ln_x_bias"].to(rows.dtype)
         return group_norm(rows, self.n_heads, weight, bias, eps).view(read.shape)
 
-    def output(
-        self, z: Float[Tensor, "batch pos head d_head"], batch: Batch, tap: Tap
-    ) -> Float[Tensor, "batch kept d_model"]:
-        """Through W_O, in the columns that somebody needs."""
-        z = batch.kept(tap("mixer.hook_z", z)).flatten(2)
-        return tap("mixer.hook_out", linear(z, self.get_parameter("output_weight")))
-
-    def sites(self) -> Sequence[Site]:
-        """From the input to the output, in firing order."""
-        sizes = {"d_model": self.d_model, "head": self.n_heads, "d_head": self.d_head}
-        sizes |= {"d_key": self.d_head, "d_value": self.d_head, "part": 3}
-        return [recurrent_site(name, self.kind, sizes) for name in self.points]
+    def site_sizes(self) -> dict[str, int]:
+        """The sizes of its sites' dims."""
+        return {**super().site_sizes(), "d_head": self.d_head, "part": 3}
 
     def weights(self) -> Mapping[str, Tensor]:
         """``W_R``, ``W_K``, ``W_V``, ``W_G``: ``[head d_model d_head]``; ``W_O``: ``[head d_head d_model]``."""
