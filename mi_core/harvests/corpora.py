@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,15 @@ import numpy as np
 from torch import Tensor
 
 from mi_core.errors import InputError
+from mi_core.harvests.listing import files_of, refuse_names_as_texts
 from mi_core.harvests.record_files import Divided, field_named, records_of
 
 __all__ = ["Content", "Corpus", "Document", "corpus_of"]
 
 Content: TypeAlias = str | tuple[int, ...]
 TAKEN = (
-    "Data are a file or a list of files (text, JSON lines, parquet, Arrow), a datasets.Dataset, or anything that gives "
-    "texts, token ids, or mappings with a field of these"
+    "Data are a file, folder or pattern, or a list of these (text, JSON lines, parquet, Arrow), a datasets.Dataset, a "
+    "table, or anything that gives texts, token ids, or mappings with a field of these"
 )
 
 
@@ -64,14 +66,14 @@ def corpus_of(data: Any, *, field: str | None = None, divided: Divided | None = 
     """What data are as a corpus.
 
     Args:
-        data: a path or a list of `Path`, a `datasets.Dataset`, a pyarrow table, ids ``[batch pos]``, or any iterable of
-            texts, token ids or mappings.
+        data: a file, folder or pattern as a path, or a list of `Path`; a `datasets.Dataset`, a pyarrow table, a data
+            frame, ids ``[batch pos]``, or any iterable of texts, token ids or mappings.
         field: of mappings and tables, what holds the document; by default ``text``, or the only one there is.
         divided: how text files are divided: each ``"line"`` (the default) or ``"paragraph"`` a document, or the whole
             ``"file"``; blank lines are no documents. Given, files of any name are read as text.
 
     Raises:
-        InputError: nothing of these, or a file that is not there or of an unknown kind.
+        InputError: nothing of these, a file that is not there or of an unknown kind, or a list of names of files.
 
     >>> [document.content for document in corpus_of([{"text": "One."}, {"text": "Two."}])]
     ['One.', 'Two.']
@@ -83,10 +85,15 @@ def corpus_of(data: Any, *, field: str | None = None, divided: Divided | None = 
     if divided is not None:
         raise InputError(f"divided={divided!r} says how text files are divided; these data are {named(data)}.")
     columns = getattr(data, "column_names", None)
+    if columns is None and hasattr(data, "columns") and hasattr(data, "__getitem__"):
+        column = data[field_named(list(data.columns), field, named(data))]  # a data frame
+        return Corpus(named(data), partial(counted, column), len(column) or None)
     if isinstance(columns, Mapping):
         raise InputError(f"the data have several splits ({', '.join(columns)}): give one, such as data['train'].")
     if columns is not None:
         return of_table(data, [str(column) for column in columns], field)
+    if isinstance(data, list | tuple) and all(isinstance(part, str) for part in data):
+        refuse_names_as_texts(data)
     if isinstance(data, Tensor | np.ndarray) and data.ndim != 2:
         raise InputError(f"ids of the shape {list(data.shape)} are no documents: give [batch pos], or a list of rows.")
     if isinstance(data, Mapping) or not isinstance(data, Iterable):
@@ -96,9 +103,8 @@ def corpus_of(data: Any, *, field: str | None = None, divided: Divided | None = 
 
 def of_files(paths: Sequence[Path], field: str | None, divided: Divided | None) -> Corpus:
     """The records of files, one file behind the other."""
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise InputError(f"there is no file {str(missing[0])!r}. For texts of your own give a list.", path=missing[0])
+    name = str(paths[0]) if len(paths) == 1 else f"{len(paths)} paths from {paths[0]} on"
+    paths = [file for path in paths for file in files_of(path, as_text=divided is not None)]
     readers = [records_of(path, field, divided) for path in paths]
     sizes = [path.stat().st_size for path in paths]
 
@@ -109,8 +115,7 @@ def of_files(paths: Sequence[Path], field: str | None, divided: Divided | None) 
                 yield record, before + done
             before += size
 
-    name = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files from {paths[0]} on"
-    return Corpus(name, records, sum(sizes), field)
+    return Corpus(name, records, sum(sizes) or None, field)
 
 
 def of_table(data: Any, columns: list[str], field: str | None) -> Corpus:
@@ -139,10 +144,9 @@ def content_of(value: Any, where: str) -> Content:
     if isinstance(value, Tensor | np.ndarray):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        try:
-            return tuple(operator.index(item) for item in value if not isinstance(item, bool))
-        except TypeError:
-            pass
+        with suppress(TypeError):
+            if not any(isinstance(item, bool) for item in value):
+                return tuple(map(operator.index, value))
     raise InputError(f"{where} is neither a text nor a list of token ids: {value!r:.80}.", document=where)
 
 

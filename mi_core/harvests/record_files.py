@@ -1,4 +1,4 @@
-"""Files as records: text, JSON lines, parquet, Arrow; the first two also compressed by gzip.
+"""Files as records: text, JSON lines, parquet, Arrow; the first two also compressed.
 
 A record is a text, a list of ids or a mapping; beside each stands how many bytes of the file lie behind it.
 """
@@ -6,7 +6,6 @@ A record is a text, a list of ids or a mapping; beside each stands how many byte
 from __future__ import annotations
 
 import difflib
-import gzip
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, Literal, TypeAlias
 
-from mi_core.errors import InputError, MiError
+from mi_core.errors import InputError
+from mi_core.harvests.unpacking import COMPRESSED, opened, pyarrow
 
-__all__ = ["Divided", "Records", "field_named", "records_of"]
+__all__ = ["Divided", "Records", "field_named", "kind_of", "records_of"]
 
 Divided: TypeAlias = Literal["line", "paragraph", "file"]
 Records: TypeAlias = Iterator[tuple[Any, int]]
 TEXT: Final = ("", ".txt", ".text", ".md")
-JSON_LINES: Final = (".jsonl", ".ndjson")
+JSON_LINES: Final = (".jsonl", ".ndjson", ".json")
 PARQUET: Final = (".parquet", ".pq")
 ARROW: Final = (".arrow", ".feather", ".ipc")
 BATCH: Final = 1024
@@ -36,21 +36,36 @@ def records_of(path: Path, field: str | None = None, divided: Divided | None = N
     """
     if divided not in (None, "line", "paragraph", "file"):
         raise InputError(f"divided={divided!r}: text is divided by 'line', 'paragraph' or 'file'.", divided=divided)
-    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    if divided is None and kind in JSON_LINES:
+    kind = "text" if divided is not None else kind_of(path)
+    if kind == "JSON lines":
         return partial(json_lines, path)
-    if divided is None and kind in PARQUET:
+    if kind == "parquet":
         return partial(parquet, path, field)
-    if divided is None and kind in ARROW:
-        return partial(arrow, path, field)
-    if divided is None and kind not in TEXT:
-        known = ", ".join(filter(None, (*TEXT, *JSON_LINES, *PARQUET, *ARROW)))
-        raise InputError(
-            f"{str(path)!r}: files are read by their names, and {kind!r} is none of {known}. To read it as text, say "
-            "how it is divided into documents: divided='line', 'paragraph' or 'file'.",
-            path=path,
-        )
-    return partial(texts, path, divided or "line")
+    return partial(arrow, path, field) if kind == "Arrow" else partial(texts, path, divided or "line")
+
+
+def kind_of(path: Path) -> str:
+    """What a file holds, by its name.
+
+    >>> kind_of(Path("part-0.JSONL.gz")), kind_of(Path("README"))
+    ('JSON lines', 'text')
+
+    Raises:
+        InputError: the name says nothing that is known.
+    """
+    packed = path.suffix.lower() in COMPRESSED
+    ending = Path(path.stem if packed else path).suffix.lower()
+    kinds = {"text": TEXT, "JSON lines": JSON_LINES} | ({} if packed else {"parquet": PARQUET, "Arrow": ARROW})
+    for kind, endings in kinds.items():
+        if ending in endings:
+            return kind
+    known = ", ".join(filter(None, (*TEXT, *JSON_LINES, *PARQUET, *ARROW)))
+    raise InputError(
+        f"{str(path)!r}: files are read by their names, and {ending!r} is none of {known}, the text ones and the JSON "
+        f"ones also with {', '.join(COMPRESSED)}. To read it as text, say how it is divided into documents: "
+        "divided='line', 'paragraph' or 'file'.",
+        path=path,
+    )
 
 
 def field_named(columns: Sequence[Any], field: str | None, where: str) -> Any:
@@ -74,13 +89,6 @@ def field_named(columns: Sequence[Any], field: str | None, where: str) -> Any:
     if len(columns) == 1:
         return columns[0]
     raise InputError(f"{where} has the fields {there}: say with field= which holds the text.", fields=tuple(columns))
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """A file, unpacked if it is compressed; and the file as it is, which knows how far it was read."""
-    with path.open("rb") as raw:
-        yield (gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw), raw  # type: ignore[misc]
 
 
 def texts(path: Path, divided: Divided) -> Records:
@@ -118,7 +126,9 @@ def json_lines(path: Path) -> Records:
             try:
                 record = json.loads(decoded(line, path, f"line {number}"))
             except ValueError as error:
-                raise InputError(f"{path}, line {number} is no JSON: {error}.", path=path, line=number) from None
+                array = number == 1 and line.lstrip().startswith(b"[")
+                hint = " Of an array `jq -c '.[]'` makes lines, one for each value." if array else ""
+                raise InputError(f"{path}, line {number} is no JSON: {error}.{hint}", path=path, line=number) from None
             yield record, raw.tell()
 
 
@@ -161,16 +171,6 @@ def column(batches: Any, path: Path, rows: int) -> Records:
         for value in batch.column(0).to_pylist():
             read += 1
             yield value, size * read // rows
-
-
-def pyarrow(module: str) -> Any:
-    """A module of pyarrow."""
-    from importlib import import_module
-
-    try:
-        return import_module(f"pyarrow.{module}" if module else "pyarrow")
-    except ImportError as error:
-        raise MiError("parquet and Arrow files need pyarrow: pip install 'mi-core[data]'") from error
 
 
 @contextmanager

@@ -85,41 +85,62 @@ def test_documents_are_the_same_in_every_kind_of_data(tmp_path) -> None:
         assert corpus.total - 1 <= done[-1] <= corpus.total, kind  # a blank line may follow
 
 
-class Dataset:
-    """What a `datasets.Dataset` is, as far as it is looked at."""
+@pytest.fixture(scope="module")
+def dataset() -> Any:
+    import datasets
 
-    column_names = ("id", "story")
-
-    def __init__(self) -> None:
-        self.rows = [{"id": number, "story": text} for number, text in enumerate(TEXTS)]
-
-    def __iter__(self):
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def select_columns(self, names):
-        alone = Dataset()
-        alone.rows = [{name: row[name] for name in names} for row in self.rows]
-        return alone
+    datasets.disable_progress_bars()
+    return datasets.Dataset.from_dict({"id": list(range(len(TEXTS))), "story": TEXTS})
 
 
-def test_datasets_are_read_by_their_field() -> None:
-    assert contents(Dataset(), field="story") == TEXTS
-    assert corpus_of(Dataset(), field="story").total == 3
+def test_datasets_are_read_by_their_field(dataset) -> None:
+    assert contents(dataset, field="story") == TEXTS
+    assert corpus_of(dataset, field="story").total == 3
+    assert contents(dataset["story"]) == contents(dataset.with_format("torch"), field="story") == TEXTS
     with pytest.raises(errors.InputError, match=r"'id', 'story': say with field="):
-        corpus_of(Dataset())
+        corpus_of(dataset)
     with pytest.raises(errors.InputError, match=r"no field 'stroy'.*Did you mean 'story'"):
-        corpus_of(Dataset(), field="stroy")
+        corpus_of(dataset, field="stroy")
 
 
-def test_a_split_must_be_chosen() -> None:
-    class Splits(dict):
-        column_names = {"train": ["text"], "test": ["text"]}  # noqa: RUF012
+def test_datasets_that_stream_are_read_as_they_come(dataset) -> None:
+    import datasets
 
-    with pytest.raises(errors.InputError, match="several splits"):
-        corpus_of(Splits())
+    streams = {
+        "with columns": dataset.to_iterable_dataset(),
+        "without": datasets.IterableDataset.from_generator(lambda: ({"story": text, "id": 0} for text in TEXTS)),
+    }
+    for kind, stream in streams.items():
+        corpus = corpus_of(stream, field="story")
+        assert [document.content for document in corpus] == TEXTS, kind
+        assert corpus.total is None, kind
+        assert contents(stream.skip(1), field="story") == TEXTS[1:], kind
+
+
+def test_datasets_on_disk_are_read_without_what_is_cached_beside_them(dataset, tmp_path) -> None:
+    import datasets
+
+    dataset.save_to_disk(tmp_path / "one", num_shards=2)
+    loaded = datasets.load_from_disk(tmp_path / "one")
+    loaded.map(lambda row: {"story": row["story"].upper()})  # leaves its result in the folder
+    assert len(list((tmp_path / "one").glob("*.arrow"))) == 3
+    assert contents(tmp_path / "one", field="story") == TEXTS
+    splits = datasets.DatasetDict({"train": dataset, "test": dataset})
+    splits.save_to_disk(tmp_path / "two")
+    for several in (splits, tmp_path / "two"):
+        with pytest.raises(errors.InputError, match=r"several splits \(train, test\)"):
+            corpus_of(several)
+    assert contents(tmp_path / "two" / "test", field="story") == TEXTS
+
+
+def test_data_frames_are_read_by_their_field() -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame({"label": [3, 1, 2], "text": TEXTS})
+    assert contents(frame) == contents(frame["text"]) == TEXTS
+    assert corpus_of(frame).total == 3
+    with pytest.raises(errors.InputError, match="has no field 'body'; it has 'label', 'text'"):
+        corpus_of(frame, field="body")
 
 
 @given(st.lists(st.lists(st.integers(0, 2**40)), min_size=1))
@@ -148,7 +169,7 @@ def test_text_is_divided_as_it_is_said(tmp_path) -> None:
     ("name", "content", "options", "said"),
     [
         ("a.py", b"x", {}, r"'\.py' is none of \.txt.*divided='line'"),
-        ("a.json", b"[]", {}, r"'\.json' is none of"),
+        ("a.json", b'[{"text": "x"}]', {}, r"document 0 of .*a\.json is neither"),
         ("a.txt", b"x", {"divided": "word"}, "divided='word'"),
         ("a.txt", b"fine\n\xff\xfe", {}, r"a\.txt, line 2 is no UTF-8.*byte 0"),
         ("a.jsonl", b'{"text": "x"}\n{"text": ', {}, r"a\.jsonl, line 2 is no JSON"),
@@ -156,6 +177,7 @@ def test_text_is_divided_as_it_is_said(tmp_path) -> None:
         ("a.jsonl", b'{"text": "x"}\n{"body": "x"}', {"field": "text"}, "document 1 of .* has no field 'text'"),
         ("a.jsonl", b'{"text": null}', {}, "document 0 of .* neither a text nor a list of token ids: None"),
         ("a.jsonl", b"[1, 2.5]", {}, "document 0 of .* neither"),
+        ("a.jsonl", b"[1, true]", {}, "document 0 of .* neither"),
         ("a.parquet", b"PAR?", {}, r"a\.parquet cannot be read"),
         ("a.arrow", b"nothing", {}, r"a\.arrow cannot be read"),
     ],
