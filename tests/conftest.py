@@ -9,28 +9,15 @@ from __future__ import annotations
 import os
 
 import hypothesis
+import shape_checks
 import torch
+from our_packages import PACKAGES
 
 # a project of its own, with its own settings: test_third_party.py runs its tests where it is installed
 collect_ignore = ["third_party"]
 
-PACKAGES = (
-    "mi_core",
-    "mi_decoder",
-    "mi_recurrent",
-    "mi_families",
-    "mi_analyses",
-    "mi_dictionaries",
-    "mi_algzoo",
-    "mi_probing",
-    "mi_registry",
-)
-
 if not os.environ.get("MI_NO_SHAPE_CHECKS"):
-    import jaxtyping
-
-    # every function of these packages is checked against its annotations from their first import on
-    jaxtyping.install_import_hook(list(PACKAGES), "shape_checks.checked")
+    shape_checks.install(PACKAGES)
 
 torch.set_num_threads(1)
 

@@ -11,17 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-
-PACKAGES = (
-    "mi_core",
-    "mi_decoder",
-    "mi_recurrent",
-    "mi_families",
-    "mi_analyses",
-    "mi_dictionaries",
-    "mi_probing",
-    "mi_registry",
-)
+from our_packages import PACKAGES
 
 
 def modules() -> list[str]:

@@ -5,24 +5,16 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 
+from our_packages import PACKAGES
+
 from mi_core import plugins
 from mi_core.names import MIXERS
 
-PACKAGES = (
-    "mi_core",
-    "mi_decoder",
-    "mi_recurrent",
-    "mi_families",
-    "mi_analyses",
-    "mi_dictionaries",
-    "mi_algzoo",
-    "mi_probing",
-    "mi_registry",
-)
 PLUGIN_GROUPS = ("mi_core.families", "mi_core.analyses", "mi_core.registry")
 HERE = Path(__file__).parent
 LONGEST = 400
@@ -120,6 +112,11 @@ def test_public_names_are_declared_and_exist() -> None:
         wrong += [f"{name}.__all__ repeats itself"] if len(set(module.__all__)) != len(module.__all__) else []
         wrong += [f"{name} has no {public}" for public in module.__all__ if not hasattr(module, public)]
     assert wrong == []
+
+
+def test_types_and_layers_are_checked_of_every_package() -> None:
+    tools = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert tuple(tools["mypy"]["packages"]) == tuple(tools["importlinter"]["root_packages"]) == PACKAGES
 
 
 def test_packages_are_typed() -> None:

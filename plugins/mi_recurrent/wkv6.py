@@ -59,7 +59,7 @@ class WKV6:
 
     def empty(
         self, like: Float[Tensor, "batch head pos d_key"], d_value: int
-    ) -> Float[Tensor, "batch head d_key {d_value}"]:
+    ) -> Float[Tensor, "batch head d_key d_value"]:
         """The state of rows that have seen nothing."""
         return like.new_zeros(*like.shape[:2], like.shape[-1], d_value)
 
