@@ -119,7 +119,8 @@ def answer_bits(given: Int[Tensor, "batch"], said: Int[Tensor, "batch"] | None, 
     Without one, each answer takes ``log2(classes)``. With one: the number of answers that it misses, which of them they
     are, and for each which of the other classes it is.
 
-    >>> answer_bits(torch.zeros(8, dtype=torch.long), None, 4), answer_bits(torch.zeros(7), torch.zeros(7), 4)
+    >>> eight, seven = torch.zeros(8, dtype=torch.long), torch.zeros(7, dtype=torch.long)
+    >>> answer_bits(eight, None, 4), answer_bits(seven, seven, 4)
     (16.0, 3.0)
     """
     count = len(given)
