@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import IO
 
 from mi_core.errors import HarvestError, HarvestLocked
 
-__all__ = ["committed", "locked"]
+__all__ = ["committed", "locked", "made"]
 
 LOCK = ".lock"
 
@@ -26,7 +27,8 @@ def committed(path: Path) -> Iterator[Path]:
     """
     from safetensors import SafetensorError
 
-    part = path.with_name(f".{path.name}.part")
+    # a name that nobody else writes under: one who was left behind by a harvest that ended may still be at it
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield part
         part.chmod(path.parent.stat().st_mode & 0o666)  # safetensors writes for its owner alone
@@ -34,16 +36,40 @@ def committed(path: Path) -> Iterator[Path]:
         part.replace(path)
         flush(path.parent)
     except (OSError, SafetensorError) as problem:
-        free = shutil.disk_usage(path.parent).free
-        raise HarvestError(
-            f"{path.name!r} cannot be written into {str(path.parent)!r}: {problem}. {free / 1e6:.1f} MB are free "
-            "there. What was harvested is kept: make room, and the same call goes on from it.",
-            path=path,
-            free=free,
-        ) from problem
+        removed(part)
+        raise unwritable(path, problem) from problem
     finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        removed(part)
+
+
+def removed(part: Path) -> None:
+    """Remove what was not completed, if it can be."""
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, problem: Exception) -> HarvestError:
+    """The error of a file that cannot be written, with the room that there is."""
+    there = next((folder for folder in path.parents if folder.is_dir()), Path())
+    free = shutil.disk_usage(there).free
+    return HarvestError(
+        f"{path.name!r} cannot be written into {str(path.parent)!r}: {problem}. {free / 1e6:.1f} MB are free "
+        "there. What was harvested is kept: once there is room and leave to write, the same call goes on from it.",
+        path=path,
+        free=free,
+    )
+
+
+def made(folder: Path) -> None:
+    """Make a folder, if it is not there.
+
+    Raises:
+        HarvestError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise HarvestError(f"the folder {str(folder)!r} cannot be made: {problem}.", folder=folder) from problem
 
 
 def flush(path: Path) -> None:
@@ -61,25 +87,35 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         HarvestLocked: somebody has it.
+        HarvestError: the folder cannot be written into.
     """
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+    try:
+        file = (folder / LOCK).open("ab+", buffering=0)
+    except OSError as problem:
+        raise unwritable(folder / LOCK, problem) from problem
+    with file:
         if not lock(file):
             file.seek(0)
+            owner = file.read().decode("utf-8", "replace") or "another process"
             raise HarvestLocked(
-                f"{str(folder)!r} is being written by {file.read() or 'another process'}. Wait for it, or harvest into "
-                "another folder.",
+                f"{str(folder)!r} is being written by {owner}. Wait for it, or harvest into another folder.",
                 folder=folder,
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        sign(file, f"process {os.getpid()} on {socket.gethostname()}")
         try:
             yield
         finally:
-            file.truncate(0)
+            sign(file, "")
 
 
-def lock(file: IO[str]) -> bool:
+def sign(file: IO[bytes], owner: str) -> None:
+    """Say in a lock whose it is; on a full disk it does without."""
+    with suppress(OSError):
+        file.truncate(0)
+        file.write(owner.encode())
+
+
+def lock(file: IO[bytes]) -> bool:
     """Lock an open file; False where somebody else has it."""
     try:
         import fcntl

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,14 +31,29 @@ class HarvestRows(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.harvest.rows
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every row, in order."""
+        return (self[row] for row in range(len(self)))
+
     def __getitem__(self, row: int) -> dict[str, Any]:
         """One row."""
-        number, local = self.harvest.place_of(row)
-        shard = self.harvest.shard(number)
-        window = int(shard["row.window"][local])
-        ids, position = shard.window_of(local)
-        own = {"token": int(ids[position]), "position": position, "document": int(shard.windows.document[window])}
-        return {**{point: shard[point][local] for point in self.points}, **own}
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Some rows, read together; a `DataLoader` asks for its batches so."""
+        numbers = torch.as_tensor(rows, dtype=torch.long)
+        values = [self.harvest[point].take(numbers) for point in self.points]
+        token, position, document = (torch.empty_like(numbers) for _ in range(3))
+        for shard, here, local in self.harvest.by_shard(numbers):
+            windows, window = shard.windows, shard["row.window"][local]
+            position[here] = shard["row.position"][local].long()
+            token[here] = windows.tokens[windows.offsets[window] + position[here]].long()
+            document[here] = windows.document[window]
+        own = zip(token.tolist(), position.tolist(), document.tolist(), strict=True)
+        return [
+            {**dict(zip(self.points, row, strict=True)), "token": t, "position": p, "document": d}
+            for *row, (t, p, d) in zip(*values, own, strict=True)
+        ]
 
 
 @dataclass(eq=False)

@@ -151,6 +151,9 @@ def content_of(value: Any, where: str) -> Content:
 
 
 def named(data: Any) -> str:
-    """What kind of thing data are."""
+    """What kind of thing data are, and what a `datasets.Dataset` says that it is of."""
     kind = type(data).__name__
-    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"
+    about = getattr(data, "info", None)
+    said = [getattr(about, "dataset_name", None), getattr(about, "config_name", None), getattr(data, "split", None)]
+    of = f" ({', '.join(map(str, said))})" if said[0] and said[2] else ""
+    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}{of}"

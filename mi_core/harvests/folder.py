@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,20 +45,44 @@ class Folder:
         """Make the folder that of this harvest, or find that it is.
 
         Raises:
-            HarvestMismatch: it is that of another one; the message says what differs.
+            HarvestMismatch: it is that of another one, or has files that no harvest wrote; the message says which.
         """
-        if (self.path / INDEX).exists():
-            before = read_index(self.path)
-            if before["settings"] != self.settings:
-                raise differing(self, before)
-        else:
+        before = read_index(self.path) if (self.path / INDEX).exists() else None
+        if before is None:
+            self._refuse_strangers()
+        elif before["settings"] != self.settings and (before["complete"] or any(numbered(self.path))):
+            raise differing(self, before)
+        if before is None or before["settings"] != self.settings:  # where nothing was written, nothing binds
             self.write({"complete": False})
         for left in self.path.glob(".*.part"):  # by a process that was killed
             left.unlink()
 
-    def finish(self, shards: int, end: Cursor) -> None:
-        """Write the index of a harvest that has everything."""
-        there = [Shard.open(self.path / shard_name(number)) for number in range(shards)]
+    def _refuse_strangers(self) -> None:
+        """Without an index, files with the names of shards are either this harvest's or not for us to replace."""
+        for _, path in numbered(self.path):
+            try:
+                Shard.open(path)
+            except CorruptShard as error:
+                raise HarvestMismatch(
+                    f"{str(self.path)!r} has no {INDEX}, but {path.name!r}, which is no shard that can be read and "
+                    "would be replaced: remove it, or use another folder.",
+                    folder=self.path,
+                ) from error
+
+    def finish(self, ends: Sequence[Cursor], end: Cursor) -> None:
+        """Write the index of a harvest that has everything: shards that end there and there.
+
+        Raises:
+            HarvestMismatch: another process read other documents.
+        """
+        there = [Shard.open(self.path / shard_name(number)) for number in range(len(ends))]
+        for shard, wanted in zip(there, ends, strict=True):
+            if shard.end != wanted:
+                raise HarvestMismatch(
+                    f"{str(shard.path)!r} was made of other documents than those of this process: all must be given "
+                    "the same data in the same order. Remove it, and harvest again.",
+                    path=shard.path,
+                )
         listed: list[dict[str, Any]] = [
             {
                 "file": shard.path.name,
@@ -115,9 +139,18 @@ def read_index(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise HarvestError(f"there is no harvest in {str(folder)!r}: {error.strerror}.", folder=folder) from None
     except ValueError as error:
-        raise HarvestError(f"{str(folder / INDEX)!r} is no index of a harvest: {error}.", folder=folder) from None
+        raise HarvestError(
+            f"{str(folder / INDEX)!r} is no index of a harvest: {error}. If it was one, remove it and harvest again in "
+            "the same way: shards that are whole are kept.",
+            folder=folder,
+        ) from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise HarvestError(f"{str(folder / INDEX)!r} is no index of a harvest, or of a version not known here.")
+        kind = data.get("format") if isinstance(data, dict) else None
+        raise HarvestError(
+            f"{str(folder / INDEX)!r} is no index of a harvest that this version reads: its format is {kind!r}, not "
+            f"{FORMAT!r}.",
+            folder=folder,
+        )
     return data
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from mi_core.errors import EmptyInput, HarvestMismatch, SelectorError, TokenOutOfRange
-from mi_core.harvests.atomic import locked
+from mi_core.errors import EmptyInput, HarvestMismatch, SelectorError, TokenizerError, TokenOutOfRange
+from mi_core.harvests.atomic import locked, made
 from mi_core.harvests.collecting import Collector
 from mi_core.harvests.corpora import Corpus, Document, corpus_of
 from mi_core.harvests.folder import Folder
@@ -109,26 +109,29 @@ def harvest(
     )
     corpus = corpus_of(data, field=field, divided=divided)
     together = ranks()
-    folder = Folder(Path(out), asked.settings(), asked.about())
-    folder.path.mkdir(parents=True, exist_ok=True)
+    source = {"name": corpus.name, "field": field, "divided": divided}
+    folder = Folder(Path(out), asked.settings(), {**asked.about(), "data": source})
+    made(folder.path)
     with locked(folder.path) if together.first else nullcontext():
         if together.first:
             folder.begin()
         together.wait()
         with ProgressBar(corpus.total, progress if together.first else False) as bar:
-            shards, end = carry_out(asked, corpus, folder, together, bar)
+            ends, end = carry_out(asked, corpus, folder, together, bar)
         together.wait()
         if together.first:
-            folder.finish(shards, end)
+            folder.finish(ends, end)
         together.wait()
-    made = Harvest(folder.path)
-    if made.rows == 0:
+    harvested = Harvest(folder.path)
+    if harvested.rows == 0:
         raise SelectorError(f"pos={asked.cutting.pos!r} keeps no token of any document of {corpus.name}.")
-    return made
+    return harvested
 
 
-def carry_out(asked: Asked, corpus: Corpus, folder: Folder, together: Ranks, bar: ProgressBar) -> tuple[int, Cursor]:
-    """Make the shards that are missing and are this process's; how many there are in all, and where they end."""
+def carry_out(
+    asked: Asked, corpus: Corpus, folder: Folder, together: Ranks, bar: ProgressBar
+) -> tuple[list[Cursor], Cursor]:
+    """Make the shards that are missing and are this process's; where all of them end, and where the corpus does."""
     how = asked.cutting
     collector = Collector(asked.model, asked.spec, asked.batch_tokens, how.pos, asked.bos, asked.dtype)
     cutter = Cutter(corpus, lambda document: encoded(asked.model, document), how)
@@ -145,7 +148,7 @@ def carry_out(asked: Asked, corpus: Corpus, folder: Folder, together: Ranks, bar
                     written += 1
         except KeyboardInterrupt:
             raise HarvestInterrupted(folder.path, written) from None
-    return missing.shards, cutter.cursor
+    return missing.ends, cutter.cursor
 
 
 @dataclass(eq=False)
@@ -156,15 +159,16 @@ class Missing:
     there: Mapping[int, Cursor]
     finished: Mapping[int, Cursor] | None
     """Where each shard ended, if the harvest was finished before."""
-    shards: int = 0
-    """How many shards were passed."""
+    ends: list[Cursor] = field(default_factory=list)
+    """Where the shards end that were passed."""
 
     def __iter__(self) -> Iterator[tuple[int, int, Cut]]:
         """Number, what lies before it of the corpus's total, and windows."""
         while True:
-            number, before = self.shards, self.cutter.done
+            number, before = len(self.ends), self.cutter.done
             if number in self.there:
                 self.cutter.skip(self.there[number])
+                self.ends.append(self.there[number])
             elif (cut := self.cutter.next()) is None:
                 break
             elif self.finished is not None and self.finished.get(number) != cut.end:
@@ -173,10 +177,10 @@ class Missing:
                 raise self._other("has more documents than those")
             else:
                 yield number, before, cut
-            self.shards += 1
-        if self.shards == 0:
+                self.ends.append(cut.end)
+        if not self.ends:
             raise EmptyInput(f"{self.cutter.name} has no document with a token, so there is nothing to harvest.")
-        if self.there and max(self.there) >= self.shards:
+        if self.there and max(self.there) >= len(self.ends):
             raise self._other("has fewer documents than those")
 
     def _other(self, what: str) -> HarvestMismatch:
@@ -228,13 +232,17 @@ def encoded(model: Model, document: Document) -> Sequence[int]:
 
     Raises:
         NoTokenizer: a text, and the model has no tokenizer.
+        TokenizerError: a text that it cannot encode.
         TokenOutOfRange: an id that the model does not have.
     """
     ids = document.content
     if isinstance(ids, str):
         if model.tokenizer is None:
             raise no_tokenizer(model.name)
-        return model.tokenizer.encode(ids).ids if ids else ()
+        try:
+            return model.tokenizer.encode(ids).ids if ids else ()
+        except TokenizerError as error:
+            raise TokenizerError(f"document {document.number}: {error}", document=document.number) from error
     outside = next((token for token in ids if not 0 <= token < model.shape.d_vocab), None)
     if outside is not None:
         raise TokenOutOfRange(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -53,15 +54,23 @@ class HarvestedPoint:
         """The rows of each shard that has any ``[row ...]``, as views of the file's pages; treat them as read-only."""
         return (shard[self.name] for shard in self.harvest.shards() if shard.rows)
 
+    def __iter__(self) -> Iterator[Tensor]:
+        """One row after the other."""
+        return (row for shard in self.shards() for row in shard)
+
     def __getitem__(self, rows: Rows) -> Tensor:
-        """Some rows: an int gives one row ``[...]``; a slice, ints or a tensor of ints or bools ``[row ...]``."""
-        if isinstance(rows, int):
-            number, local = self.harvest.place_of(rows)
-            return self.harvest.shard(number)[self.name][local]
+        """Some rows: an int gives one row ``[...]``; a slice, ints or a tensor of ints or bools ``[row ...]``.
+
+        Raises:
+            SelectorError: a row that there is not, or what names no rows.
+        """
         if isinstance(rows, slice):
             counted = range(len(self))[rows]
             return self.take(torch.arange(len(counted)) * counted.step + counted.start)
-        rows = torch.as_tensor(rows)
+        rows = row_numbers(rows)
+        if rows.ndim == 0:
+            number, local = self.harvest.place_of(int(rows))
+            return self.harvest.shard(number)[self.name][local]
         if rows.dtype != torch.bool:
             return self.take(rows)
         if len(rows) != len(self):
@@ -72,13 +81,23 @@ class HarvestedPoint:
 
     def take(self, rows: Int[Tensor, "row"]) -> Tensor:
         """Some rows by their numbers, in that order."""
-        for row in (rows.min(), rows.max()) if len(rows) else ():
-            self.harvest.place_of(int(row))
-        rows = rows % max(len(self), 1)
-        offsets = torch.tensor(self.harvest.offsets)
-        where = torch.searchsorted(offsets, rows, right=True) - 1
         made = torch.empty(len(rows), *self.shape[1:], dtype=self.dtype)
-        for number in sorted(set(where.tolist())):
-            here = (where == number).nonzero()[:, 0]
-            made[here] = self.harvest.shard(number)[self.name][rows[here] - offsets[number]]
+        for shard, here, local in self.harvest.by_shard(rows):
+            made[here] = shard[self.name][local]
         return made
+
+
+def row_numbers(rows: Any) -> Tensor:
+    """What was given as the numbers of rows, or a mask of them.
+
+    Raises:
+        SelectorError: it is nothing of the kind.
+    """
+    found: Tensor | None = None
+    with suppress(TypeError, ValueError, RuntimeError):
+        found = torch.as_tensor(rows)
+    if found is not None and len(found.shape) < 2 and not found.numel():
+        found = found.long()
+    if found is None or found.ndim > 1 or found.is_floating_point() or (found.ndim == 0 and found.dtype == torch.bool):
+        raise SelectorError(f"{rows!r:.80} names no rows: give an int, a slice, or ints or bools in a row.", rows=rows)
+    return found

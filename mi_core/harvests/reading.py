@@ -210,6 +210,17 @@ class Harvest(Mapping[str, HarvestedPoint]):
         number = bisect_right(self.offsets, row) - 1
         return number, row - self.offsets[number]
 
+    def by_shard(self, rows: Int[Tensor, "row"]) -> Iterator[tuple[Shard, Int[Tensor, "here"], Int[Tensor, "here"]]]:
+        """Rows by their numbers, shard by shard: the shard, which of the rows it has, and their places in it."""
+        for row in (rows.min(), rows.max()) if len(rows) else ():
+            self.place_of(int(row))
+        rows = rows % max(self.rows, 1)
+        offsets = torch.tensor(self.offsets)
+        where = torch.searchsorted(offsets, rows, right=True) - 1
+        for number in sorted(set(where.tolist())):
+            here = (where == number).nonzero()[:, 0]
+            yield self.shard(number), here, rows[here] - offsets[number]
+
     def problems(self, *, thorough: bool = False) -> dict[str, CorruptShard]:
         """The shards that cannot be read, by file; ``thorough`` reads every byte and compares checksums."""
         found = dict(self._lost)

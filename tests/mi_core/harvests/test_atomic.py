@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,73 @@ def test_files_are_pressed_onto_the_disk(tmp_path) -> None:
     (tmp_path / "data").write_text("x")
     atomic.flush(tmp_path / "data")
     atomic.flush(tmp_path)
+
+
+def test_two_do_not_write_under_one_name(tmp_path) -> None:
+    with atomic.committed(tmp_path / "data") as one, atomic.committed(tmp_path / "data") as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("one")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_the_room_that_is_said_is_what_is_left_without_the_half_file(tmp_path, monkeypatch) -> None:
+    there: list[list[str]] = []
+
+    def usage(folder: Path) -> object:
+        there.append([path.name for path in folder.iterdir()])
+        return type("Usage", (), {"free": 10**6})
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+
+    def write() -> None:
+        with atomic.committed(tmp_path / "data") as part:
+            part.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(errors.HarvestError, match=r"1\.0 MB are free"):
+        write()
+    assert there == [[]]
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_said(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(errors.HarvestError, match=r"folder '.*file.*' cannot be made"):
+            atomic.made(folder)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(errors.HarvestError, match="Read-only file system"), atomic.locked(tmp_path):
+        pass
+
+
+def test_a_lock_holds_where_there_is_no_room_for_a_word(tmp_path, monkeypatch) -> None:
+    open_file = Path.open
+
+    class Full:
+        """A file that nothing can be written to."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, _: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", lambda path, *rest, **options: Full(open_file(path, *rest, **options)))
+    with atomic.locked(tmp_path), pytest.raises(errors.HarvestLocked, match="another process"), atomic.locked(tmp_path):
+        pass
 
 
 def test_a_lock_is_given_back_whatever_happens(tmp_path) -> None:

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from harvested import RESID, counted_up, unflushed
@@ -18,6 +19,7 @@ from mi_core.harvests import shards
 from mi_core.harvests.batches import HarvestBatches
 
 QUERIES = "blocks.0.attn.hook_q"
+by_shard = mi.Harvest.by_shard
 DATA = counted_up()
 
 
@@ -64,6 +66,41 @@ def test_rows_are_read_alone_in_slices_by_number_and_by_mask(made, data) -> None
     assert torch.equal(point[torch.tensor(numbers, dtype=torch.long)], every[torch.tensor(numbers, dtype=torch.long)])
     mask = torch.rand(ROWS, generator=torch.Generator().manual_seed(row + ROWS)) < 0.1
     assert torch.equal(point[mask], every[mask])
+
+
+def test_numbers_of_rows_come_in_every_kind_and_what_is_none_is_refused(made) -> None:
+    point = made[RESID]
+    every = torch.cat(list(point.shards()))
+    for row in (np.int64(-3), torch.tensor(7), np.array(7)):
+        assert torch.equal(point[row], every[int(row)])
+    for rows in ([], torch.tensor([]), np.array([3, 5]), (3, 5)):
+        assert torch.equal(point[rows], every[list(map(int, rows))])
+    for wrong in (None, 1.5, "first", [[1, 2]], True, ["a"]):
+        with pytest.raises(errors.SelectorError, match="names no rows"):
+            point[wrong]
+
+
+def test_rows_come_one_after_the_other(made) -> None:
+    assert torch.equal(torch.stack(list(made[RESID])), made[RESID][:])
+    items = list(made.dataset(RESID))
+    assert len(items) == ROWS
+    assert torch.equal(torch.stack([item[RESID] for item in items]), made[RESID][:])
+    assert [item["document"] for item in items] == made.documents.tolist()
+
+
+def test_a_loader_reads_the_rows_of_a_batch_together(made, monkeypatch) -> None:
+    rows = made.dataset(RESID)
+    wanted = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))[:30]
+    seen = []
+    monkeypatch.setattr(mi.Harvest, "by_shard", lambda *args: seen.append(args) or by_shard(*args))
+    (batch,) = DataLoader(rows, batch_size=30, sampler=wanted.tolist())
+    assert len(seen) == 2  # for the activations, and for what is beside them
+    assert torch.equal(batch[RESID], made[RESID][wanted])
+    for name, values in (("document", made.documents), ("position", made.positions), ("token", made.tokens)):
+        assert torch.equal(batch[name], values[wanted]), name
+    with pytest.raises(errors.SelectorError, match=f"row {ROWS} is out of range"):
+        rows[ROWS]
+    assert rows[-1]["document"] == made.documents[-1]
 
 
 @pytest.mark.parametrize("rows", [ROWS, -ROWS - 1, [0, ROWS], torch.zeros(3, dtype=torch.bool)])

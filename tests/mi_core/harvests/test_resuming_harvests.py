@@ -219,4 +219,8 @@ def test_a_finished_harvest_is_found_finished(whole, monkeypatch) -> None:
 
 def test_an_iterator_is_a_corpus_too(whole, tmp_path) -> None:
     harvest(tmp_path / "again", iter(documents()))
-    assert bytes_in(tmp_path / "again") == bytes_in(whole)
+    again, before = bytes_in(tmp_path / "again"), bytes_in(whole)
+    index = again.pop("index.json").decode()
+    assert "a list_iterator" in index
+    assert index.replace("a list_iterator", "a list") == before.pop("index.json").decode()
+    assert again == before
