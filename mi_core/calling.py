@@ -169,15 +169,16 @@ def staged_call(
     last_layer: int | None = None,
     logits: str | None = "all",
     grad: bool = False,
+    kept: Record | None = None,
     streams: list[Stream] | None = None,
     memories: list[Memory] | None = None,
     parked: torch.device | None = None,
 ) -> Stages[Called]:
-    """The model once, over all rows or some of them, stage by stage; others may watch streams and memories grow."""
+    """The model once, over all rows or some of them, stage by stage; others may watch what is kept grow."""
     whole = binding.layout
     layout = whole if rows is None else whole.rows(rows)
     rows = torch.arange(len(whole.ids)) if rows is None else rows
-    kept = Record()
+    kept = Record() if kept is None else kept
     taps = taps_for(binding, layout, rows, kept, device, grad)
     streams, memories = [] if streams is None else streams, [] if memories is None else memories
     outcome = yield from stages(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep_data", "sweep_topics"]
 
-BY_LAYER = "layer by layer: base run and all cells go through a layer together, so that its weights come once"
+BY_LAYER = "layer by layer: {} go through a layer together, so that its weights come once"
 SHOWN = 12
 """How many packs are told one by one."""
 
@@ -41,7 +41,7 @@ def sweep_topics(plan: SweepPlan) -> Topics:
         ("under all", write_lines(plan.base.binding)),
         ("base run", base_lines(plan)),
         ("packs", pack_lines(plan)),
-        ("passes", [BY_LAYER] if plan.by_layer else []),
+        ("passes", pass_lines(plan) if plan.by_layer else []),
         ("calls", [f"at most {plan.tokens} tokens in one call of a layer; out of memory, half as many"]),
         ("cost", sweep_cost_lines(plan)),
     ]
@@ -80,6 +80,15 @@ def base_lines(plan: SweepPlan) -> list[str]:
         f"all {count} layers, once; keeps streams and memory of every layer ({kept})",
         *kernel_lines(plan.base.binding, plan.base.layers, found.fused),
     ]
+
+
+def pass_lines(plan: SweepPlan) -> list[str]:
+    """How often weights come that come and go."""
+    together = ["base run", *(["source"] if plan.source_abreast else []), "all cells"]
+    lines = [BY_LAYER.format(f"{', '.join(together[:-1])} and {together[-1]}")]
+    if plan.source is not None and not plan.source_abreast:
+        lines.append("one pass before for the source, because the cells are made of its numbers")
+    return lines
 
 
 def pack_lines(plan: SweepPlan) -> list[str]:

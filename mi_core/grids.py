@@ -55,6 +55,12 @@ class Grid:
 
     def filled(self, points: Points, layout: Layout, texts: Sequence[RowText]) -> dict[str, Axis]:
         """The axes for a model and an input."""
+        if "batch" in self.axes:
+            raise SelectorError(
+                "a grid over 'batch' would give the result two axes of that name: rows have one already. Give yours "
+                "another name, mi.grid(lambda row: mi.intervene(point, edit.at(batch=row)), row=[0, 1]).",
+                dim="batch",
+            )
         return {name: axis_of(name, given, self.points, points, layout, texts) for name, given in self.axes.items()}
 
     def cells(self, axes: Mapping[str, Axis], source: Any = None) -> list[HookSpec]:

@@ -26,6 +26,7 @@ from mi_core.protocols import Backend, Memory, Stream
 from mi_core.receipt import Receipt
 from mi_core.run import Run
 from mi_core.spec import HookSpec
+from mi_core.taps import Record
 
 if TYPE_CHECKING:
     from mi_core.explaining import Topics
@@ -162,15 +163,24 @@ class Plan:
             )
         return called
 
-    def staged(self, streams: list[Stream], memories: list[Memory], parked: torch.device | None) -> Stages[Called]:
-        """The call of a run that others go on from while it runs: they see its streams and memories grow."""
+    def staged(
+        self,
+        parked: torch.device | None,
+        *,
+        kept: Record | None = None,
+        streams: list[Stream] | None = None,
+        memories: list[Memory] | None = None,
+    ) -> Stages[Called]:
+        """The call of a run that others need while it runs: they see captures, streams and memories grow."""
         return staged_call(
             self.binding,
             self.model.backend,
             self.model.device,
             memory=self.memory,
-            record="all",
+            record="all" if self.resumable else None,
+            last_layer=self.last_layer,
             logits=self.unembedded,
+            kept=kept,
             streams=streams,
             memories=memories,
             parked=parked,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mi_core.binding import bind
+from mi_core.forking import layer_of
 from mi_core.grouping import groups_of
 from mi_core.metering import Cost
 from mi_core.packing import Variant
@@ -20,6 +21,7 @@ from mi_core.sweeping import run_group, value_of
 from mi_core.taps import Record
 
 if TYPE_CHECKING:
+    from mi_core.plans import Plan
     from mi_core.sweep_plans import SweepPlan
     from mi_core.trunk import Trunk
 
@@ -103,8 +105,15 @@ def cost_of(plan: SweepPlan, packs: Sequence[Sequence[Variant]]) -> Cost:
             known[like] = meter.operations - before
     if plan.source is None:
         return meter.cost()
-    source = plan.source.rehearsal
-    return after(source.cost, sum(value.bytes for value in source.after.values()), meter.cost())
+    return after(plan.source.rehearsal.cost, source_bytes(plan, plan.source), meter.cost())
+
+
+def source_bytes(plan: SweepPlan, source: Plan) -> int:
+    """What is held at one time of the values that cells take: all of them, or those of the layer that all are in."""
+    of_layer = Counter[int]()
+    for name, value in source.rehearsal.after.items():
+        of_layer[layer_of(name, source.binding)] += value.bytes
+    return max(of_layer.values(), default=0) if plan.source_abreast else of_layer.total()
 
 
 def sample(members: Sequence[Variant], trunk: Trunk) -> tuple[Sequence[Variant], float, float]:

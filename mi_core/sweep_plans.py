@@ -17,6 +17,7 @@ from mi_core.errors import InputError
 from mi_core.grids import Axis
 from mi_core.metrics import Function, Metric, as_metric
 from mi_core.plans import Plan
+from mi_core.source_runs import SourceRun
 from mi_core.spec import HookSpec, capture
 
 if TYPE_CHECKING:
@@ -41,11 +42,18 @@ class SweepPlan:
     metric: Metric
     tokens: int
     """How many tokens one call of a block may have."""
+    coming: SourceRun | None = None
+    """The run of the source, where it is made when the cells need it."""
 
     @property
     def by_layer(self) -> bool:
         """Whether base run and cells go through each layer together, because weights come and go."""
         return comes_and_goes(self.base.model.backend)
+
+    @property
+    def source_abreast(self) -> bool:
+        """Whether the source goes through the layers with them; its numbers may be needed before, to make the cells."""
+        return self.by_layer and self.coming is not None
 
     @property
     def reads(self) -> HookSpec:
@@ -106,7 +114,7 @@ def planned_sweep(
 ) -> SweepPlan:
     """Decide; raises what :meth:`Model.sweep` raises before it runs.
 
-    A grid's source is run, because cells hold its values; without ``run_source`` they hold values without numbers.
+    A grid's source is run when its values are needed; without ``run_source`` they are values without numbers.
     """
     measured = as_metric(metric)
     base = model.plan(
@@ -118,13 +126,14 @@ def planned_sweep(
         position_ids=position_ids,
     )
     made = source_plan(model, specs, attention_mask, position_ids)
-    source = getattr(specs, "source", None)
-    if made is not None:
-        source = made.run() if run_source else made.rehearsal.run
+    coming = None if made is None else SourceRun(made, made.run if run_source else lambda: made.rehearsal.run)
+    source = getattr(specs, "source", None) if coming is None else coming
     axes, cells = cells_of(specs, base, source)
+    if coming is not None and coming.alone:
+        coming = None  # the cells were made of its numbers
     bound = measured.bound(model, len(base.layout.ids))
     tokens = tokens_that_fit(model, base.layout.width) if batch == "auto" else checked(batch)
-    return SweepPlan(base, made, axes, cells, bound, tokens)
+    return SweepPlan(base, made, axes, cells, bound, tokens, coming)
 
 
 def checked(batch: int | str) -> int:

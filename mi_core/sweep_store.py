@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from mi_core.errors import InputError
 from mi_core.fingerprint import fingerprint
+from mi_core.run import Run
+from mi_core.source_runs import SourceRun
 from mi_core.spec import Edit, HookSpec, Insert
 
 if TYPE_CHECKING:
-    from mi_core.metrics import Metric
-    from mi_core.model import Model
-    from mi_core.run import Run
+    from mi_core.sweep_plans import SweepPlan
 
 __all__ = ["Store"]
 
@@ -35,13 +35,17 @@ class Store:
     context: str
     """A hash of everything but the cell: weights, tokens, what is done under the cells, metric, version."""
     known: dict[str, list[float]] = field(default_factory=dict)
+    torn: bool = False
+    """Whether the file ends inside a line."""
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], model: Model, base: Run, metric: Metric) -> Store:
+    def open(cls, path: str | os.PathLike[str], plan: SweepPlan) -> Store:
         """Read what is there; a new file is made at the first finished cell."""
-        store = cls(Path(path), context_of(model, base, metric))
+        store = cls(Path(path), context_of(plan))
         if store.path.exists():
-            for line in store.path.read_text(encoding="utf-8").splitlines():
+            text = store.path.read_text(encoding="utf-8")
+            store.torn = not text.endswith("\n")
+            for line in text.splitlines():
                 try:
                     entry = json.loads(line)
                     store.known[entry["key"]] = [float(value) for value in entry["values"]]
@@ -61,7 +65,8 @@ class Store:
         """Write a finished cell."""
         line = json.dumps({"key": self._key(spec), "values": values.tolist()})
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write("\n" * self.torn + line + "\n")
+        self.torn = False
 
     def _key(self, spec: HookSpec) -> str:
         return digest([self.context, *(entry_key(entry) for entry in spec.entries)])
@@ -76,8 +81,6 @@ def entry_key(entry: Any) -> Any:
         )
     if not isinstance(entry, Edit):
         return fingerprint(entry)
-    from mi_core.run import Run
-
     edit = entry.intervention
     arguments = {
         name: source_key(value, entry) if isinstance(value, Run) else fingerprint(value)
@@ -86,14 +89,17 @@ def entry_key(entry: Any) -> Any:
     return [entry.points, type(edit).__name__, arguments, fingerprint(dict(edit.selectors))]
 
 
-def source_key(run: Any, entry: Edit) -> Any:
-    """The content of a run that values are taken from: what the cell takes of it."""
+def source_key(run: Run, entry: Edit) -> Any:
+    """The content of a run that values are taken from: what the cell takes of it, or what a sweep runs for it."""
+    if isinstance(run, SourceRun):
+        return ["run", *map(fingerprint, run.content)]
     taken = run.recorded(entry.points, entry.intervention.selectors)
     return fingerprint(dict(taken.values))
 
 
-def context_of(model: Model, base: Run, metric: Metric) -> str:
+def context_of(plan: SweepPlan) -> str:
     """A hash of what all cells share."""
+    base, model, metric = plan.base, plan.base.model, plan.metric
     from importlib.metadata import version
 
     if metric.content is None:
@@ -114,9 +120,10 @@ def context_of(model: Model, base: Run, metric: Metric) -> str:
             model.name,
             str(model.dtype),
             weights,
-            fingerprint(base.tokens),
-            fingerprint(base.mask),
-            [entry_key(entry) for entry in base._trunk.binding.spec.entries] if base._trunk else [],
+            fingerprint(base.prompts.ids),
+            fingerprint(base.layout.mask),
+            fingerprint(base.layout.positions),
+            [entry_key(entry) for entry in base.binding.spec.entries],
             fingerprint(metric.content),
             str(metric.pos),
         ]

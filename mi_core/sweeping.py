@@ -84,13 +84,13 @@ class SweepInterrupted(KeyboardInterrupt):
 
 def sweep(plan: SweepPlan, *, store: Any = None, progress: bool | None = None) -> Sweep:
     """Carry out a plan; see :meth:`Model.sweep`."""
-    model, metric = plan.base.model, plan.metric
-    # base run and cells go together through layers that come and go, but what a store holds is told by a base run
-    base = None if plan.by_layer and store is None else plan.base.run()
+    metric = plan.metric
     values = torch.full((len(plan.cells), len(plan.base.layout.ids)), torch.nan)
-    kept = None if store is None or base is None else Store.open(store, model, base, metric)
+    kept = None if store is None else Store.open(store, plan)
     todo = [i for i, spec in enumerate(plan.cells) if kept is None or not kept.fill(values, i, spec)]
-    passes = Passes(plan, base) if plan.by_layer else None
+    # base run and cells go together through layers that come and go
+    base = None if plan.by_layer else plan.base.run()
+    passes = Passes(plan) if plan.by_layer else None
     packs = passes.run(todo) if passes is not None else packs_of(plan, todo, base)
     done = 0
     try:
@@ -107,6 +107,7 @@ def sweep(plan: SweepPlan, *, store: Any = None, progress: bool | None = None) -
         if base is None:
             raise
         raise SweepInterrupted(labelled(values, plan.axes, metric, base), done, len(todo)) from None
+    base = passes.base if passes is not None else base
     assert base is not None
     return labelled(values, plan.axes, metric, base)
 

@@ -1,8 +1,9 @@
-"""A sweep whose weights do not fit: base run and cells go through each layer together, so that it comes once."""
+"""A sweep whose weights do not fit: base run, source and cells go through each layer together, so it comes once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,20 +27,25 @@ __all__ = ["Passes"]
 
 
 class Passes:
-    """The cells of a sweep in as few passes over the weights as the host's memory allows, the base run in the first."""
+    """The cells of a sweep in as few passes over the weights as the host's memory allows, the base run in the first.
 
-    def __init__(self, plan: SweepPlan, base: Run | None) -> None:
-        self.plan, self.base = plan, base
+    The run that cells take values from goes with them in each: what it has in a layer is let go behind that layer.
+    """
+
+    def __init__(self, plan: SweepPlan) -> None:
+        self.plan = plan
+        self.base: Run | None = None
         self.backend = plan.base.model.backend
         self.streams: list[Stream] = []
         self.memories: list[Memory] = []
-        growing = Trunk.growing(self.backend, plan.base.binding, self.streams, self.memories)
-        self.trunk = growing if base is None else base.trunk
+        self.trunk = Trunk.growing(self.backend, plan.base.binding, self.streams, self.memories)
 
     def run(self, cells: Sequence[int]) -> Iterator[list[tuple[int, Variant]]]:
         """The cells, finished pack by pack, with their variants; behind the first, there is a base run."""
         rows = self.plan.base.prompts.rows
-        variants = [variant_of(self.trunk, rows, self.plan.cells[cell] + self.plan.reads) for cell in cells]
+        coming = self.plan.coming
+        with nullcontext() if coming is None else coming.expected():
+            variants = [variant_of(self.trunk, rows, self.plan.cells[cell] + self.plan.reads) for cell in cells]
         groups = list(groups_of(variants, self.trunk, self.plan.tokens))
         for some in self._shares(groups, variants):
             finished: list[list[tuple[int, Variant]]] = []
@@ -58,11 +64,14 @@ class Passes:
         for variant in (variant for pack in packs for variant in pack):
             variant.record = Record()
         runs: list[Any] = [Pack(self.trunk, pack, tokens, parked=parked).stages(last_only=last_only) for pack in packs]
+        if self.plan.coming is not None and packs:
+            source, behind = self.plan.coming.beside(parked)
+            runs = [source, *runs, behind]
         with_base = self.base is None
         if with_base:
             self.streams.clear()
             self.memories.clear()
-            runs.insert(0, self.plan.base.staged(self.streams, self.memories, parked))
+            runs.insert(0, self.plan.base.staged(parked, streams=self.streams, memories=self.memories))
 
         def finished(number: int, result: Called | None) -> None:
             if with_base and number == 0:

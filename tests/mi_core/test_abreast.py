@@ -16,6 +16,8 @@ from mi_core.sweeping import SweepInterrupted
 
 IDS = [[1, 2, 3, 4, 5, 6], [7, 8, 9]]
 GRID = mi.ablation_grid("blocks.*.hook_resid_pre", each=("layer", "pos"))
+OTHER = [[9, 8, 7, 6, 5, 4], [3, 2, 1]]
+PATCHES = mi.patch_grid("blocks.*.hook_resid_post", source=OTHER, each=("layer", "pos"))
 HEADS = mi.ablation_grid("blocks.*.attn.hook_z", each=("layer", "head"))
 STREAM = mi.capture("blocks.*.hook_resid_post")
 METRIC = mi.metric(lambda logits: logits[:, 3], name="a logit")
@@ -50,14 +52,6 @@ def test_a_sweep_brings_each_layer_once_however_many_packs_there_are(whole, rows
     assert torch.equal(seen.baseline.values, wanted.baseline.values)
 
 
-def test_what_cells_take_values_from_is_one_pass_more(whole):
-    model = on_disk(whole)
-    grid = mi.patch_grid("blocks.*.hook_resid_post", source=[[9, 8, 7, 6, 5, 4], [3, 2, 1]], each=("layer", "pos"))
-    seen = model.sweep(IDS, grid, METRIC, batch=5)
-    assert set(brought(model).values()) == {2}
-    assert torch.equal(seen.values, whole[0].sweep(IDS, grid, METRIC, batch=5).values)
-
-
 def test_metrics_of_every_position_and_of_activations_are_measured_alike(whole):
     everywhere = mi.metric(lambda logits: logits[:, 0, 1], pos="all", name="first")
     z = "blocks.2.attn.hook_z"
@@ -88,12 +82,13 @@ def test_a_chunked_run_that_stops_early_brings_no_layer_behind(whole):
 
 def test_more_streams_than_the_host_can_hold_take_more_passes(whole, monkeypatch):
     monkeypatch.setattr(sweeping_by_layer, "free_bytes", lambda _: 20_000)
-    model = on_disk(whole)
-    seen = model.sweep(IDS, GRID, METRIC, batch=5)
-    passes = set(brought(model).values())
-    assert len(passes) == 1
-    assert 1 < passes.pop() < len(seen.values.flatten())
-    assert torch.equal(seen.values, whole[0].sweep(IDS, GRID, METRIC, batch=5).values)
+    for grid in (GRID, PATCHES):
+        model = on_disk(whole)
+        seen = model.sweep(IDS, grid, METRIC, batch=5)
+        passes = set(brought(model).values())
+        assert len(passes) == 1
+        assert 1 < passes.pop() < len(seen.values.flatten())
+        assert torch.equal(seen.values, whole[0].sweep(IDS, grid, METRIC, batch=5).values)
 
 
 def test_on_an_accelerator_streams_wait_on_the_host(whole, monkeypatch):
@@ -105,18 +100,19 @@ def test_on_an_accelerator_streams_wait_on_the_host(whole, monkeypatch):
         call(pack, layer, members, **more)
 
     monkeypatch.setattr(Pack, "_block", told)
-    wanted = whole[0].sweep(IDS, GRID, METRIC, batch=5).values
+    wanted, patched = (whole[0].sweep(IDS, grid, METRIC, batch=5).values for grid in (GRID, PATCHES))
     rows = [[at, at + 1] for at in range(5)]
     logits = whole[0].run(rows, batch_tokens=4).logits
     with ManyDevices():
         model = mi.load(whole[1], device_map={"": "disk", "outside": "lazy:0", "blocks.1": "lazy:1"})
         plan = model.plan_sweep(IDS, GRID, METRIC, batch=5)
-        passes = sweeping_by_layer.Passes(plan, None)
+        passes = sweeping_by_layer.Passes(plan)
         packs = list(passes.run(range(len(plan.cells))))
         assert {str(stream.resid.device) for stream in passes.streams} == {"cpu"}
         assert str(packs[0][0][1].logits.device) == "lazy:0"
         assert arrived == {"cpu"}
         close(model.sweep(IDS, GRID, METRIC, batch=5).values, wanted)
+        close(model.sweep(IDS, PATCHES, METRIC, batch=5).values, patched)
         close(model.run(rows, batch_tokens=4).logits.cpu(), logits)
 
 
@@ -132,10 +128,10 @@ def test_a_sweep_out_of_memory_begins_again_with_fewer_tokens(whole):
         return forward(stream, *rest)
 
     block.forward = full
-    seen = model.sweep(IDS, GRID, METRIC, batch=40)
+    seen = model.sweep(IDS, PATCHES, METRIC, batch=40)
     assert failed
     assert set(brought(model).values()) == {2, 1}
-    assert torch.allclose(seen.values, whole[0].sweep(IDS, GRID, METRIC).values, atol=1e-5)
+    assert torch.allclose(seen.values, whole[0].sweep(IDS, PATCHES, METRIC).values, atol=1e-5)
 
 
 def test_a_store_is_asked_before_anything_is_run_again(whole, tmp_path):

@@ -203,6 +203,7 @@ REFUSED: list[tuple[Any, Any, type[Exception], str]] = [
     ([mi.HookSpec()], lambda logits: logits, ValueMismatch, "one number"),
     (mi.ablation_grid("blocks.*.hook_mlp_out", each=("head",)), mi.logit(3), SelectorError, "'head'"),
     (mi.patch_grid("blocks.*.hook_resid_pre", source=[1, 2]), mi.logit(3), SelectorError, "3 tokens, the source 2"),
+    (mi.patch_grid("hook_embed", source=[1, 2, 3], each={"batch": [0]}), mi.logit(3), SelectorError, "two axes"),
     ([mi.HookSpec()], mi.logit(10**6), ValueMismatch, "vocabulary"),
     ([mi.HookSpec()], mi.logit([1, 2]), ValueMismatch, "2 answers"),
     ([mi.HookSpec()], mi.logit([[]]), ValueMismatch, "empty set"),
