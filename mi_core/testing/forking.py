@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 from hypothesis import strategies as st
 
 from mi_core.interventions import Noise
 from mi_core.metrics import logit
 from mi_core.names import Point
+from mi_core.run import Run
 from mi_core.spec import HookSpec, capture, intervene
 from mi_core.testing.effort import for_examples
 from mi_core.testing.expecting import expect_equal
@@ -34,25 +37,29 @@ def at_last(point: Point, last: bool) -> dict[str, int]:
 def check_going_on_equals_the_full_run(subject: Subject) -> None:
     """``base.resume(spec)`` gives what the full run with ``spec`` gives: logits and captures."""
 
+    @functools.lru_cache(maxsize=1)  # one prompt is tried at every site
+    def base(prompt: Prompt) -> Run:
+        return subject.run(prompt, resumable=True)
+
     def holds(prompt: Prompt, point: Point, read: list[Point], seed: int, last: bool) -> None:
         # what is read everywhere must be computed everywhere: only slices let a run begin late
         captures = (capture(p.name).at(**at_last(p, last)) for p in read)
         spec = sum(captures, edit_at(point, seed, last))
         full = subject.run(prompt, spec)
-        resumed = subject.run(prompt, resumable=True).resume(spec)
+        resumed = base(prompt).resume(spec)
         call = f"model.run({prompt!r}, resumable=True).resume({spec!r})"
         for name in (*full, "logits"):
             seen, wanted = (r.logits if name == "logits" else r[name] for r in (resumed, full))
             what = f"{name} of a run that goes on from another differs from the full run"
             expect_equal(seen, wanted, what, call=call, tolerance=subject.tolerance)
 
-    always = [
-        {"prompt": Prompt.of([subject.longest] * 2, subject.model.shape), "point": p, "read": [p]}
-        for p in subject.one_of_each(subject.writable)
-    ]
+    prompt = Prompt.of([subject.longest] * 2, subject.model.shape)
     for_examples(
         holds,
-        always=[{**case, "seed": 0, "last": True} for case in always],
+        always=[
+            {"prompt": prompt, "point": point, "read": [point], "seed": 0, "last": True}
+            for point in subject.one_of_each(subject.writable)
+        ],
         prompt=prompts(subject),
         point=points(subject.writable),
         read=several(subject.points),

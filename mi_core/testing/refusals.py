@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import torch
 
@@ -19,19 +20,27 @@ from mi_core.testing.watching import Counting
 
 __all__ = ["check_mistakes_are_refused_before_anything_runs"]
 
+Mistake: TypeAlias = tuple[str, HookSpec, type[SpecError]]
+"""What is wrong, a spec with it, and the error that refuses it."""
+
 
 def check_mistakes_are_refused_before_anything_runs(subject: Subject) -> None:
     """An unknown point, layer, selector, dimension or shape, and a write to a read-only point, run nothing."""
     counting = Counting(subject.model.backend)
     watched = subject.around(counting)
 
+    def refused(prompt: Prompt, what: str, spec: HookSpec, error: type[SpecError]) -> None:
+        check_refused(watched, prompt, what, spec, error)
+        ran = f"{what} is refused only after something has run."
+        expect(counting.calls == 0, ran, seen=counting.calls, wanted=0, call=prompt.call(spec))
+
     def holds(prompt: Prompt, point: Point, seed: int) -> None:
-        for what, spec, error in mistakes(subject, prompt, point, seed):
-            check_refused(watched, prompt, what, spec, error)
-            ran = f"{what} is refused only after something has run."
-            expect(counting.calls == 0, ran, seen=counting.calls, wanted=0, call=prompt.call(spec))
+        for mistake in mistakes_at(point, prompt, seed):
+            refused(prompt, *mistake)
 
     prompt = Prompt.of([min(3, subject.longest)] * 2, subject.model.shape)
+    for mistake in mistakes_of_names(subject):
+        refused(prompt, *mistake)
     always = [{"prompt": prompt, "point": p, "seed": 0} for p in subject.one_of_each(subject.points)]
     for_examples(holds, always=always, prompt=prompts(subject), point=points(subject.points), seed=seeds())
 
@@ -59,16 +68,18 @@ def named_in(spec: HookSpec) -> list[str]:
     return [name for entry in spec.entries for name in getattr(entry, "points", ())]
 
 
-def mistakes(
-    subject: Subject, prompt: Prompt, point: Point, seed: int
-) -> Iterator[tuple[str, HookSpec, type[SpecError]]]:
+def mistakes_of_names(subject: Subject) -> Iterator[Mistake]:
+    """Specs that must be refused whatever the model has."""
+    yield "an unknown layer", capture(f"blocks.{subject.depth}.hook_resid_pre"), UnknownPoint
+    yield "a pattern that matches nothing", capture("blocks.*.hook_nothing_at_all"), UnknownPoint
+
+
+def mistakes_at(point: Point, prompt: Prompt, seed: int) -> Iterator[Mistake]:
     """Specs that must be refused at a point."""
     name, dims = point.name, point.site.dims
     dim = dims[seed % len(dims)]
     size = point.site.sizes.get(dim, len(prompt.ids) if dim == "batch" else max(map(len, prompt.columns)))
     yield "an unknown point", capture(f"{name}_that_is_not_there"), UnknownPoint
-    yield "an unknown layer", capture(f"blocks.{subject.depth}.hook_resid_pre"), UnknownPoint
-    yield "a pattern that matches nothing", capture("blocks.*.hook_nothing_at_all"), UnknownPoint
     yield f"{dim}={size} (it has {size})", capture(name).at(**{dim: size}), SelectorError
     yield f"{dim}={-size - 1} (it has {size})", capture(name).at(**{dim: [-size - 1]}), SelectorError
     yield "a dim that the site lacks", capture(name).at(no_such_dim=0), SelectorError
