@@ -68,10 +68,17 @@ def check(made: Trainee[Any], x: Tensor, dead: Tensor, wanted: dict[str, Tensor]
         close(gradient, wanted[f"grad.{name}"], GRADIENT, f"gradient of {name}")
 
 
-@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+@pytest.mark.parametrize(
+    ("dense_from", "cells"),
+    [(1.0, 1 << 17), (-1.0, 1 << 17), (-1.0, 3 * 24)],
+    ids=["sparse", "dense", "dense, three tokens at a time"],
+)
 @pytest.mark.parametrize("name", CASES)
-def test_losses_and_gradients_are_those_of_sae_lens(name: str, dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "DENSE_FROM", -1.0 if dense else 1.0)
+def test_losses_and_gradients_are_those_of_sae_lens(
+    name: str, dense_from: float, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "DENSE_FROM", dense_from)
+    monkeypatch.setattr(reading, "CELLS", cells)
     wanted = {key.partition("/")[2]: value for key, value in TENSORS.items() if key.startswith(f"{name}/")}
     made = trainee(name)
     check(made, TENSORS["batches"][0], torch.arange(24) % 3 == 0, wanted, CASES[name]["losses"])

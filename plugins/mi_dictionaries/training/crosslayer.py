@@ -85,7 +85,7 @@ class CrossLayerTrainee(Learner[CrossLayer]):
             with torch.no_grad():
                 threshold.clamp_(min=0)
             read = one.where(one.values > threshold.detach() - self.options.jumprelu_bandwidth / 2)
-            found.append(jump(read, threshold, self.options.jumprelu_bandwidth, to_input=True))
+            found.append(jump(read, threshold, self.options.jumprelu_bandwidth, to_input=True)[0])
         return found
 
     def counted(self, pre: Sequence[PreActivations], norms: Sequence[Tensor]) -> list[Codes]:

@@ -8,72 +8,54 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mi_dictionaries.training.entries import Entries
 from mi_dictionaries.training.options import JumpReLU
-from mi_dictionaries.training.reading import Codes, PreActivations
+from mi_dictionaries.training.reading import Codes, PreActivations, told
 from mi_dictionaries.training.trainee import Moment, Step, Trainee, squared_error
 
-__all__ = ["JumpReLUTrainee", "jump", "pre_activation_loss", "step_count"]
+__all__ = ["JumpReLUTrainee", "jump", "pre_activation_loss"]
 
 
-class Jump(torch.autograd.Function):
-    """``z`` above the threshold, zero below."""
+class Gate(torch.autograd.Function):
+    """``z`` above the threshold and zero below, and how many of each token are above; both with estimated gradients."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float, to_input: bool) -> Tensor:
+    def forward(
+        ctx: Any, z: Tensor, threshold: Tensor, at: Entries | None, tokens: int, bandwidth: float, to_input: bool
+    ) -> tuple[Tensor, Tensor]:
         """Strictly above."""
         ctx.save_for_backward(z, threshold)
-        ctx.bandwidth, ctx.to_input = bandwidth, to_input
-        return z * (z > threshold)
+        ctx.at, ctx.bandwidth, ctx.to_input = at, bandwidth, to_input
+        values, counts = torch.empty_like(z), z.new_empty(tokens)
+        for rows, part in Codes(z, at, tokens).parts():
+            above = told(torch.gt, part.values, part.of_feature(threshold))
+            counts[rows] = part.by_token(above)
+            torch.mul(part.values, above, out=values[rows])
+        return values, counts
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        """The jump's height times a rectangle, to the threshold and, where asked for, to the input."""
+        """The heights of both jumps times a rectangle of area one, to the threshold and, where asked, to the input."""
         z, threshold = ctx.saved_tensors
-        estimate = threshold / ctx.bandwidth * rectangle(z, threshold, ctx.bandwidth) * gradients[0]
-        d_z = (z > threshold) * gradients[0]
-        return d_z + estimate if ctx.to_input else d_z, -estimate, None, None
+        to_values, to_counts = gradients
+        d_z, d_threshold = torch.empty_like(z), torch.zeros_like(threshold)
+        for rows, part in Codes(z, ctx.at, len(to_counts)).parts():
+            edge, gradient = part.of_feature(threshold), to_values[rows]
+            estimate = (gradient * edge).add_(part.of_token(to_counts[rows])).div_(ctx.bandwidth)
+            estimate *= (part.values - edge).abs_().lt_(ctx.bandwidth / 2)
+            d_threshold -= part.by_feature(estimate)
+            torch.mul(gradient, told(torch.gt, part.values, edge), out=d_z[rows])
+            if ctx.to_input:
+                d_z[rows] += estimate
+        return d_z, d_threshold, None, None, None, None
 
 
-class Count(torch.autograd.Function):
-    """One above the threshold, zero below."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float, to_input: bool) -> Tensor:
-        """Strictly above."""
-        ctx.save_for_backward(z, threshold)
-        ctx.bandwidth, ctx.to_input = bandwidth, to_input
-        return (z > threshold).to(z.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        """A rectangle of area one."""
-        z, threshold = ctx.saved_tensors
-        estimate = rectangle(z, threshold, ctx.bandwidth) / ctx.bandwidth * gradients[0]
-        return estimate if ctx.to_input else None, -estimate, None, None
-
-
-def rectangle(z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    """Whether a value lies within half a bandwidth of its threshold."""
-    return ((z - threshold) / bandwidth).abs() < 0.5
-
-
-def jump(codes: Codes, threshold: Float[Tensor, "feature"], bandwidth: float, to_input: bool) -> Codes:
-    """The features' values: pre-activations above their thresholds."""
-    values: Tensor = Jump.apply(codes.values, wide(codes, threshold), bandwidth, to_input)  # type: ignore[no-untyped-call]
-    return codes.with_values(values)
-
-
-def step_count(
+def jump(
     codes: Codes, threshold: Float[Tensor, "feature"], bandwidth: float, to_input: bool
-) -> Float[Tensor, "token"]:
-    """How many features of each token are above their thresholds, with an estimated gradient."""
-    above: Tensor = Count.apply(codes.values, wide(codes, threshold), bandwidth, to_input)  # type: ignore[no-untyped-call]
-    return codes.by_token(above)
-
-
-def wide(codes: Codes, vector: Float[Tensor, "feature"]) -> Tensor:
-    """A number of each feature in the shape of the values, so that autograd sums its gradient."""
-    return codes.of_feature(vector).expand_as(codes.values)
+) -> tuple[Codes, Float[Tensor, "token"]]:
+    """The features' values, pre-activations above their thresholds, and how many each token has."""
+    values, counts = Gate.apply(codes.values, threshold, codes.at, codes.tokens, bandwidth, to_input)  # type: ignore[no-untyped-call]
+    return codes.with_values(values), counts
 
 
 def pre_activation_loss(
@@ -113,12 +95,12 @@ class JumpReLUTrainee(Trainee[JumpReLU]):
             self.threshold.clamp_(min=0)
         pre = self.pre_activations(x)
         read = pre.where(pre.values > self.threshold.detach() - options.jumprelu_bandwidth / 2)
-        codes = jump(read, self.threshold, options.jumprelu_bandwidth, options.jumprelu_ste_to_input)
+        codes, counts = jump(read, self.threshold, options.jumprelu_bandwidth, options.jumprelu_ste_to_input)
         out = self.decoded(codes, x)
         norms = self.decoder_norms()
         losses = {
             "mse_loss": squared_error(out, y),
-            "l0_loss": moment.coefficients["l0"] * self.penalty(read, codes, norms),
+            "l0_loss": moment.coefficients["l0"] * self.penalty(codes, counts, norms),
         }
         if options.pre_act_loss_coefficient is not None:
             loss = out.new_zeros(())
@@ -127,14 +109,13 @@ class JumpReLUTrainee(Trainee[JumpReLU]):
             losses["pre_act_loss"] = options.pre_act_loss_coefficient * loss
         return Step(losses, (out,), codes.fired())
 
-    def penalty(self, read: Codes, codes: Codes, norms: Tensor) -> Tensor:
+    def penalty(self, codes: Codes, counts: Tensor, norms: Tensor) -> Tensor:
         """The mean over tokens of one of the three."""
         options = self.options
         if options.jumprelu_sparsity_loss_mode == "tanh":
             weighted = options.jumprelu_tanh_scale * codes.values * codes.of_feature(norms)
             return codes.mean(weighted.tanh())
-        count = step_count(read, self.threshold, options.jumprelu_bandwidth, options.jumprelu_ste_to_input)
         target = options.target_l0
         if options.jumprelu_sparsity_loss_mode == "step" or target is None:
-            return count.mean()
-        return (2 / target * (count - target).square()).mean()
+            return counts.mean()
+        return (2 / target * (counts - target).square()).mean()

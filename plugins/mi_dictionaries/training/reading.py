@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from mi_dictionaries.training.entries import DENSE_FROM, Entries
 
-__all__ = ["Codes", "PreActivations"]
+__all__ = ["Codes", "PreActivations", "told"]
+
+CELLS = 1 << 17
+"""How many values are computed at a time: half a megabyte of them."""
 
 
 class Read(torch.autograd.Function):
@@ -30,7 +34,7 @@ class Read(torch.autograd.Function):
         """The values of ``x @ weight.T + bias``, which were computed already; ``x`` has ``centre`` subtracted."""
         ctx.save_for_backward(weight, x)
         ctx.at, ctx.centred = at, centre is not None
-        return values.clone() if at is None else at.gather(values)
+        return values if at is None else at.gather(values)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -66,6 +70,11 @@ class Write(torch.autograd.Function):
         return ctx.at.sampled(gradient, weight), ctx.at.transposed_times(values, gradient), None
 
 
+def told(compare: Callable[..., Tensor], values: Tensor, other: Any) -> Tensor:
+    """A comparison as ones and zeros, in one pass: booleans are slow in products and sums."""
+    return compare(values, other, out=torch.empty_like(values))
+
+
 @dataclass(frozen=True, eq=False)
 class Codes:
     """Values of features at tokens: at some entries [entry], or at all [token feature]."""
@@ -89,9 +98,30 @@ class Codes:
         written: Tensor = Write.apply(self.values, weight, self.at)  # type: ignore[no-untyped-call]
         return written
 
+    def of_token(self, vector: Float[Tensor, "token"]) -> Tensor:
+        """A number of each token, as it belongs to the values."""
+        return vector[:, None] if self.at is None else vector[self.at.rows]
+
+    def parts(self) -> Iterator[tuple[slice, Codes]]:
+        """All at once where they are sparse; some tokens at a time where not, with where they are among the values.
+
+        What is computed of a few tokens stays in the cache of a CPU: a new matrix of the size of the values costs ten
+        times what reading it does.
+        """
+        rows = self.tokens
+        if self.at is None and self.values.device.type == "cpu":
+            rows = max(1, CELLS // self.values.shape[-1])
+        for start in range(0, self.tokens, rows):
+            part = slice(start, start + rows) if rows < self.tokens else slice(None)
+            yield part, self if rows >= self.tokens else Codes(self.values[part], None, len(self.values[part]))
+
     def mean(self, values: Tensor) -> Float[Tensor, ""]:
         """The mean over tokens of the sum over features of some values at these places."""
         return values.sum() / self.tokens
+
+    def weighted_mean(self, weights: Float[Tensor, "feature"]) -> Float[Tensor, ""]:
+        """The mean over tokens of the sum over features of values times a weight of each feature."""
+        return self.by_feature(self.values) @ weights / self.tokens
 
     def by_token(self, values: Tensor) -> Float[Tensor, "token"]:
         """The sum over features of some values at these places, for each token."""
@@ -99,10 +129,15 @@ class Codes:
             return values.sum(-1)
         return torch.zeros(self.tokens, dtype=values.dtype, device=values.device).index_add(0, self.at.rows, values)
 
+    def by_feature(self, values: Tensor) -> Float[Tensor, "feature"]:
+        """The sum over tokens of some values at these places, for each feature."""
+        return values.sum(0) if self.at is None else self.at.sums(values)
+
     def fired(self) -> Float[Tensor, "feature"]:
         """At how many tokens each feature is not zero."""
-        active = (self.values.detach() != 0).float()
-        return active.sum(0) if self.at is None else self.at.sums(active)
+        found = self.with_values(self.values.detach())
+        counts = [part.by_feature(told(torch.ne, part.values, 0)) for _, part in found.parts()]
+        return torch.stack(counts).sum(0)
 
     def below(self, width: int, start: int = 0) -> Codes:
         """The features from ``start`` up to ``width`` alone."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from mi_dictionaries.training.entries import Entries
 from mi_dictionaries.training.options import Gated, Standard
-from mi_dictionaries.training.reading import Codes
+from mi_dictionaries.training.reading import Codes, told
 from mi_dictionaries.training.trainee import Moment, Step, Trainee, squared_error
 
 __all__ = ["GatedTrainee", "StandardTrainee"]
@@ -36,13 +39,52 @@ class StandardTrainee(Trainee[Standard]):
 
     def penalty(self, codes: Codes) -> Tensor:
         """The mean p-norm of what the features write."""
-        weighted = codes.values * codes.of_feature(self.decoder_norms())
-        if self.options.lp_norm == 1:
-            return codes.mean(weighted)
-        p = self.options.lp_norm
+        p, norms = self.options.lp_norm, self.decoder_norms()
+        if p == 1:
+            return codes.weighted_mean(norms)
+        weighted = codes.values * codes.of_feature(norms)
         powers = codes.by_token(weighted.clamp(min=0) ** p)
         # a token without features: zero, whose root has no gradient
         return torch.where(powers > 0, powers, 1).pow(1 / p).mul(powers > 0).mean()
+
+
+class Opened(torch.autograd.Function):
+    """From what a gate reads, ``z``: how far it is open, ``relu(z)``, and the magnitude where it is open at all.
+
+    The magnitude is ``relu((z - b_gate) exp(r_mag) + b_mag)``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, b_gate: Tensor, r_mag: Tensor, b_mag: Tensor, at: Entries | None, tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        """Both at the same places."""
+        ctx.save_for_backward(z, b_gate, r_mag, b_mag)
+        ctx.at, ctx.tokens = at, tokens
+        opened, magnitudes = torch.empty_like(z), torch.empty_like(z)
+        for rows, part in Codes(z, at, tokens).parts():
+            torch.clamp(part.values, min=0, out=opened[rows])
+            size = (part.values - part.of_feature(b_gate)).mul_(part.of_feature(r_mag.exp()))
+            size = size.add_(part.of_feature(b_mag)).clamp_(min=0)
+            torch.mul(size, told(torch.gt, part.values, 0), out=magnitudes[rows])
+        return opened, magnitudes
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """Nothing where the gate is shut."""
+        z, b_gate, r_mag, b_mag = ctx.saved_tensors
+        d_z, factors = torch.empty_like(z), r_mag.exp()
+        sums = torch.zeros_like(b_gate), torch.zeros_like(b_gate)
+        for rows, part in Codes(z, ctx.at, ctx.tokens).parts():
+            factor, open_ = part.of_feature(factors), told(torch.gt, part.values, 0)
+            read = part.values - part.of_feature(b_gate)
+            positive = (read * factor).add_(part.of_feature(b_mag)).gt_(0)
+            d_size = positive.mul_(open_).mul_(gradients[1][rows])
+            for total, of in zip(sums, (d_size, read.mul_(d_size)), strict=True):
+                total += part.by_feature(of)
+            torch.addcmul(open_.mul_(gradients[0][rows]), d_size, factor, out=d_z[rows])
+        d_b_mag, d_factor = sums
+        return d_z, -d_b_mag * factors, d_factor * factors, d_b_mag, None, None
 
 
 class GatedTrainee(Trainee[Gated]):
@@ -70,16 +112,13 @@ class GatedTrainee(Trainee[Gated]):
     def step(self, x: Tensor, y: Tensor, moment: Moment) -> Step:
         """Where the gate is shut nothing has a value or a gradient."""
         pre = self.pre_activations(x, self.b_gate)
-        gate = pre.where(pre.values > 0)
-        open_ = gate.values > 0
-        read = gate.values - gate.of_feature(self.b_gate)
-        magnitude = read * gate.of_feature(self.r_mag.exp()) + gate.of_feature(self.b_mag)
-        codes = gate.with_values(magnitude.relu() * open_)
-        gate = gate.with_values(gate.values.relu())
+        read = pre.where(pre.values > 0)
+        opened, magnitudes = Opened.apply(read.values, self.b_gate, self.r_mag, self.b_mag, read.at, read.tokens)  # type: ignore[no-untyped-call]
+        gate, codes = read.with_values(opened), read.with_values(magnitudes)
         out = self.decoded(codes, x)
         losses = {
             "mse_loss": squared_error(out, y),
-            "l1_loss": moment.coefficients["l1"] * gate.mean(gate.values * gate.of_feature(self.decoder_norms())),
+            "l1_loss": moment.coefficients["l1"] * gate.weighted_mean(self.decoder_norms()),
             "auxiliary_reconstruction_loss": squared_error(self.decoded(gate, x), y),
         }
         return Step(losses, (out,), codes.fired())
