@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import mi_core as mi
+from mi_analyses.first_order import Comparison
 from mi_analyses.intervals import mean_interval
 from mi_analyses.prompt_pairs import check_lengths, two_sides
 from mi_core.analyses import Analysis, require
@@ -120,7 +121,8 @@ def activation_patching(
     axes = default_axes(model, points) if each is None else each
     base, source = two_sides(clean, corrupt, noising)
     mask = {"attention_mask": attention_mask}
-    given = model.run(source.inputs, source.spec + mi.capture(points), logits=None, **mask)
+    compared = Comparison.of(model, (base, source), metric, **mask)
+    given = compared.run(source, points)
     under = model.run(base.inputs, base.spec, logits=None, **mask)
     tokens = {base.name: under.text_tokens, source.name: given.text_tokens}
     if len(tokens["clean"]) != len(tokens["corrupt"]) or not names_spans(axes):
@@ -128,8 +130,7 @@ def activation_patching(
     grid = base.spec + mi.patch_grid(points, source=given, each=axes, window=window)
     swept = model.sweep(base.inputs, grid, metric, batch=batch, progress=progress, **mask)  # type: ignore[arg-type]
     assert swept.baseline is not None
-    other = model.sweep(source.inputs, [source.spec], metric, progress=False, **mask).at_place("spec", 0)
-    baselines = {base.name: swept.baseline, source.name: plain(other)}
+    baselines = {base.name: swept.baseline, source.name: compared.bound(len(given.tokens)).measured(given)}
     effects = effects_of(swept, baselines[base.name], baselines[source.name])
     return ActivationPatching(
         provenance=ResultProvenance.of(model, under, base.spec, base.inputs),

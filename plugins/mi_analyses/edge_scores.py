@@ -61,7 +61,8 @@ def scored(
     runs: Iterator[mi.Run],
 ) -> Scores:
     """The scores of some senders, summed over the runs at which gradients are taken."""
-    changes = torch.stack([change_of(compared.model, graph, sender, under, given) for sender in senders]).flatten(1)
+    written = graph.written(compared.model, (given, under), senders)
+    changes = torch.stack([other.detach().float() - own.detach().float() for other, own in written]).flatten(1)
     total = torch.zeros(len(senders), len(graph.receivers))
     for run in runs:
         gradients = run.grad(compared.metric, inputs_of(graph))
@@ -71,14 +72,6 @@ def scored(
             total[:, at : at + len(read)] += (changes @ read.T).cpu()
             at += len(read)
     return total
-
-
-def change_of(
-    model: mi.Model, graph: Graph, sender: Node, under: mi.Run, given: mi.Run
-) -> Float[Tensor, "batch pos d_model"]:
-    """What a sender writes in the source run, less what it writes in the base run."""
-    other, own = (graph.written(model, run, sender).detach().float() for run in (given, under))
-    return other - own
 
 
 def gradient_at(graph: Graph, receiver: Node, gradients: Gradients) -> Float[Tensor, "batch pos d_model"]:

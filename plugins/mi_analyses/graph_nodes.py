@@ -7,9 +7,10 @@ written to it, so what a node reads is a sum over those that wrote before.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 
 import torch
 from jaxtyping import Float
@@ -218,13 +219,18 @@ class Graph:
             return self.output(sender)
         return Place(f"blocks.{sender.layer}.attn.hook_z", {"head": sender.head})
 
-    def written(self, model: mi.Model, run: mi.Run, sender: Node) -> Float[Tensor, "batch pos d_model"]:
-        """What a node wrote to the stream in a run that captured what its write is made of."""
-        place = self.made_of(sender)
-        if sender.kind != "head":
-            return run[place.point]
-        weight = model.weights[f"blocks.{sender.layer}.attn.W_O"][sender.head]
-        return run[place.point][:, :, sender.head] @ weight.to(run[place.point])
+    def written(self, model: mi.Model, runs: Sequence[mi.Run], senders: Iterable[Node]) -> Iterator[list[Tensor]]:
+        """What each node wrote to the stream, ``[batch pos d_model]``, in runs that captured what its write is made of.
+
+        The weights of a layer are asked for once for all of its heads that stand side by side.
+        """
+        for (kind, layer), found in groupby(senders, lambda sender: (sender.kind, sender.layer)):
+            weight = model.weights[f"blocks.{layer}.attn.W_O"] if kind == "head" else None
+            for sender in found:
+                values = [run[self.made_of(sender).point] for run in runs]
+                if weight is not None:
+                    values = [value[:, :, sender.head] @ weight[sender.head].to(value) for value in values]
+                yield values
 
     def stream(self, receiver: Node) -> str:
         """The stream that a node reads."""

@@ -43,8 +43,8 @@ class PathRuns:
     def direct(self, senders: Sequence[Node]) -> Changes:
         """What each sender writes in the source run less what it writes in the base run, the same in every stream."""
         found: dict[tuple[Node, str], Tensor] = {}
-        for sender in senders:
-            new, old = (self.graph.written(self.model, run, sender) for run in (self.source, self.base))
+        written = self.graph.written(self.model, (self.source, self.base), senders)
+        for sender, (new, old) in zip(senders, written, strict=True):
             found.update(dict.fromkeys([(sender, stream) for stream in self.streams], new - old))
         return found
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import mi_core as mi
 from mi_analyses.activation_patching import effects_of, interval_of, plain
+from mi_analyses.first_order import Comparison
 from mi_analyses.graph_nodes import Graph, Node
 from mi_analyses.path_changes import Changes, PathRuns
 from mi_analyses.prompt_pairs import check_lengths, two_sides
@@ -136,7 +137,8 @@ def path_patching(
     streams = sorted({graph.stream(reader) for reader in reading or ()})
     made = {graph.made_of(sender).point for sender in writing}
     held = held_points(model, streams) if mlps == "recomputed" else set()
-    given = model.run(source.inputs, mi.capture(sorted(made)), logits=None, **mask)
+    compared = Comparison.of(model, (base, source), metric, **mask)
+    given = compared.run(source, sorted(made))
     under = model.run(base.inputs, mi.capture(sorted({*made, *streams, *held})), logits=None, **mask)
     tokens = {base.name: under.text_tokens, source.name: given.text_tokens}
     check_lengths(tokens["clean"], tokens["corrupt"], "Use prompts cut into as many tokens.")
@@ -144,8 +146,7 @@ def path_patching(
     grid = path_grid(runs, writing, reading, each_receiver, pos, mlps)
     swept = model.sweep(base.inputs, grid, metric, batch=batch, progress=progress, **mask)  # type: ignore[arg-type]
     assert swept.baseline is not None
-    other = model.sweep(source.inputs, [mi.HookSpec()], metric, progress=False, **mask).at_place("spec", 0)
-    baselines = {base.name: swept.baseline, source.name: plain(other)}
+    baselines = {base.name: swept.baseline, source.name: compared.bound(len(given.tokens)).measured(given)}
     effects = effects_of(swept, baselines[base.name], baselines[source.name])
     return PathPatching(
         provenance=ResultProvenance.of(model, under, base.spec, base.inputs),
