@@ -11,21 +11,32 @@ import typer
 from mi_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from mi_core.harvests.reading import Harvest
+    from mi_core.explaining import Topics
 
 __all__ = ["mi_command"]
 
 
 def harvest(
-    model: Annotated[str, typer.Argument(help="An embedded model, a folder (./name) or a Hub id.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="An embedded model, a folder (./name) or a Hub id; or, alone, a harvest to show.", show_default=False
+        ),
+    ],
     data: Annotated[
-        list[Path], typer.Argument(help="Text, JSON lines, parquet or Arrow; one file or several.", show_default=False)
-    ],
+        list[Path] | None,
+        typer.Argument(
+            help="Text, JSON lines (both also .gz, .bz2, .xz, .zst), parquet or Arrow: files, folders, patterns.",
+            show_default=False,
+        ),
+    ] = None,
     points: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--points", "-p", help="Such as 'blocks.*.hook_resid_post'. May be repeated.", show_default=False),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write into.", show_default=False)],
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder to write into.", show_default=False)
+    ] = None,
     pos: Annotated[
         str | None, typer.Option(help="Keep these positions of each window: -1, or a slice such as 5: or -3:.")
     ] = None,
@@ -44,20 +55,40 @@ def harvest(
     skip_bos: Annotated[bool, typer.Option("--skip-bos", help="Leave out the rows of BOS.")] = False,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens of one run of the model at most.")] = None,
     shard_rows: Annotated[int | None, typer.Option(help="Rows of a shard; by default about 256 MB.")] = None,
+    check_room: Annotated[
+        bool, typer.Option(help="Refuse at once, judged by the first shard, what the disk has no room for.")
+    ] = True,
+    progress: Annotated[bool, typer.Option(help="Show a bar; where there is no terminal, a line every 30 s.")] = True,
+    check: Annotated[bool, typer.Option("--check", help="Of a harvest alone: read every byte of it.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")] = "auto",
+    quantise: Annotated[str | None, typer.Option(help="Hold matrices in eight bits: int8 or float8.")] = None,
 ) -> None:
-    """Write a model's activations over a corpus into a folder, a row for each token.
+    """Write a model's activations over a corpus into a folder, a row for each token; or show what a folder has.
 
     Ctrl-C, a kill or a full disk lose at most the shard that was being made: the same command goes on from the others.
     ``accelerate launch -m mi_core.cli.main harvest ...`` shares the work out to several processes.
     """
+    if not data and not points and out is None:
+        shown(model, check)
+        return
+    for given, name in ((data, "DATA"), (points, "--points"), (out, "--out")):
+        if not given:
+            raise typer.BadParameter(
+                "is missing; a harvest that is there is shown by its folder alone", param_hint=name
+            )
+
+    if check:
+        raise typer.BadParameter("--check is of a harvest alone", param_hint="--check")
+
     import mi_core as mi
     from mi_core.cli.console import problems
     from mi_core.harvests.ranks import ranks
 
+    assert points is not None
+    assert out is not None
     together = ranks()
-    loaded = mi.load(model, device=together.device if device == "auto" else device, dtype=dtype)
+    loaded = mi.load(model, device=together.device if device == "auto" else device, dtype=dtype, quantise=quantise)
     try:
         made = mi.harvest(
             loaded,
@@ -76,33 +107,43 @@ def harvest(
             skip_bos=skip_bos,
             batch_tokens=batch_tokens,
             shard_rows=shard_rows,
+            check_room=check_room,
+            progress=progress,
         )
     except mi.HarvestInterrupted as stopped:
         problems().print(str(stopped), markup=False)
         raise
     if together.first:
-        report(made)
+        from mi_core.harvests.showing import brief_topics
+
+        report(brief_topics(made))
 
 
-def report(made: Harvest) -> None:
-    """What there is now."""
+def shown(folder: str, check: bool) -> None:
+    """What a harvest is of; the exit status is 2 where some of it is hurt."""
+    from mi_core.harvests.folder import INDEX
+    from mi_core.harvests.reading import Harvest
+    from mi_core.harvests.showing import full_topics
+
+    if not Path(folder, INDEX).exists():
+        raise typer.BadParameter(
+            f"{folder!r} is no harvest to show; to make one, give DATA, --points and --out, too", param_hint="MODEL"
+        )
+    topics = full_topics(Harvest(folder), thorough=check)
+    report(topics)
+    if "hurt" in dict(topics):
+        raise typer.Exit(2)
+
+
+def report(topics: Topics) -> None:
+    """Topics beside their lines."""
     from rich.text import Text
 
     from mi_core.cli.console import output
-    from mi_core.cli.inspect import size
 
-    console = output()
-    index = made.index
-
-    def line(label: str, text: str) -> None:
-        console.print(Text.assemble((f"{label:<10}", "dim"), text), soft_wrap=True)
-
-    line("harvest", str(made.folder))
-    line("rows", f"{made.rows:,} of {index['tokens']:,} tokens in {index['end']['documents']:,} documents")
-    line("shards", f"{len(index['shards'])}, {size(index['bytes'])}")
-    for point in made.values() if made.rows else ():
-        shape = " ".join(("row", *(f"{dim}={count}" for dim, count in index["dims"][point.name].items())))
-        line("point", f"{point.name}  [{shape}]  {str(point.dtype).removeprefix('torch.')}")
+    for topic, lines in topics:
+        for number, line in enumerate(lines):
+            output().print(Text.assemble((f"{'' if number else topic:<9}", "dim"), line), soft_wrap=True)
 
 
 def positions(text: str | None) -> Any:

@@ -6,16 +6,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from mi_core.abreast import comes_and_goes
 from mi_core.errors import EmptyInput, HarvestMismatch, SelectorError, TokenizerError, TokenOutOfRange
 from mi_core.harvests.atomic import locked, made
 from mi_core.harvests.collecting import Collector
 from mi_core.harvests.corpora import Corpus, Document, corpus_of
 from mi_core.harvests.folder import Folder
+from mi_core.harvests.forecast import Forecast
 from mi_core.harvests.progress import ProgressBar
 from mi_core.harvests.ranks import Ranks, ranks
 from mi_core.harvests.reading import Harvest
@@ -59,6 +62,7 @@ def harvest(
     skip_bos: bool = False,
     batch_tokens: int | None = None,
     shard_rows: int | None = None,
+    check_room: bool = True,
     progress: bool | None = None,
 ) -> Harvest:
     """Which activations does a model have on a corpus? Written to a folder, a row for each token that is kept.
@@ -85,14 +89,15 @@ def harvest(
         skip_bos: leave out the rows of BOS.
         batch_tokens: tokens of one run of the model at most.
         shard_rows: rows of a shard; None for about 256 MB.
-        progress: show a progress bar; None where standard error is a terminal.
+        check_room: refuse at once, judged by the first shard, what the disk has no room for.
+        progress: show a bar, or where standard error is no terminal, lines; None for a bar or nothing.
 
     Raises:
         SpecError: a point that the model does not have, or that has no row for each token; nothing was written.
         InputError: data that are no corpus, or a document that the model cannot take.
         HarvestMismatch: the folder holds a harvest of something else; the message says what differs.
         HarvestLocked: somebody else is harvesting into the folder.
-        HarvestError: the disk is full; what was harvested is kept.
+        HarvestError: the disk is full, in which case what was harvested is kept, or will not do.
         HarvestInterrupted: Ctrl-C; what was harvested is kept.
     """
     asked = Asked.of(
@@ -116,8 +121,9 @@ def harvest(
         if together.first:
             folder.begin()
         together.wait()
-        with ProgressBar(corpus.total, progress if together.first else False) as bar:
-            ends, end = carry_out(asked, corpus, folder, together, bar)
+        with ProgressBar(corpus.total, progress if together.first else False, together.count) as bar:
+            foresee = partial(foreseen, asked, corpus, folder, bar, check_room) if together.first else None
+            ends, end = carry_out(asked, corpus, folder, together, bar, foresee)
         together.wait()
         if together.first:
             folder.finish(ends, end)
@@ -129,9 +135,17 @@ def harvest(
 
 
 def carry_out(
-    asked: Asked, corpus: Corpus, folder: Folder, together: Ranks, bar: ProgressBar
+    asked: Asked,
+    corpus: Corpus,
+    folder: Folder,
+    together: Ranks,
+    bar: ProgressBar,
+    foresee: Callable[[Cut, int], None] | None,
 ) -> tuple[list[Cursor], Cursor]:
-    """Make the shards that are missing and are this process's; where all of them end, and where the corpus does."""
+    """Make the shards that are missing and are this process's; where all of them end, and where the corpus does.
+
+    ``foresee`` is told of the first of them, and what lies before it.
+    """
     how = asked.cutting
     collector = Collector(asked.model, asked.spec, asked.batch_tokens, how.pos, asked.bos, asked.dtype)
     cutter = Cutter(corpus, lambda document: encoded(asked.model, document), how)
@@ -142,6 +156,8 @@ def carry_out(
     with Writing(folder) as writing:
         try:
             for turn, (number, before, cut) in enumerate(missing):
+                if turn == 0 and foresee is not None:
+                    foresee(cut, before)
                 if turn % together.count == together.index:
                     bar.advance(0, before)
                     writing.put(number, cut.end, collector.collect(cut.windows, ticks(bar, before, cut)))
@@ -149,6 +165,18 @@ def carry_out(
         except KeyboardInterrupt:
             raise HarvestInterrupted(folder.path, written) from None
     return missing.ends, cutter.cursor
+
+
+def foreseen(
+    asked: Asked, corpus: Corpus, folder: Folder, bar: ProgressBar, check_room: bool, cut: Cut, before: int
+) -> None:
+    """Say what there will be, if it takes a while, and refuse what there is no room for."""
+    forecast = Forecast.of(asked, cut, before, corpus.total, folder.path)
+    if forecast is not None:
+        if check_room:
+            forecast.refuse_without_room(folder.path)
+        if forecast.shards > 1 or comes_and_goes(asked.model.backend):
+            bar.say(forecast.lines(asked.model))
 
 
 @dataclass(eq=False)

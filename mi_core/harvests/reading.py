@@ -97,6 +97,20 @@ class Harvest(Mapping[str, HarvestedPoint]):
         """Whether it was finished."""
         return bool(self.index["complete"])
 
+    @property
+    def files(self) -> list[Path]:
+        """The files of the shards, in order."""
+        return [path for path, _ in self._files]
+
+    def show(self, *, thorough: bool = False) -> None:
+        """Print what it is of: rows, points, model, data and settings; and which shards cannot be read.
+
+        ``thorough`` reads every byte to find what is hurt.
+        """
+        from mi_core.harvests.showing import as_text, full_topics
+
+        print(as_text(full_topics(self, thorough=thorough)))
+
     # -- points ------------------------------------------------------------------------------------
 
     @property

@@ -93,7 +93,7 @@ class Asked:
         if not 0 <= overlap < context - 1:
             raise InputError(f"overlap={overlap} of windows of {context} tokens leaves no room for new ones.")
         name = dtype_name(dtype)
-        rows = shard_rows or max(1, SHARD_BYTES // sum(bytes_of_row(bound, name) for bound in points.values()))
+        rows = shard_rows or max(1, SHARD_BYTES // bytes_of_rows(points, model.dtype, name))
         tokens = batch_tokens or max(context, BATCH.get(model.device.type, BATCH_ELSEWHERE))
         if rows < 1 or tokens < 1:
             raise InputError(f"shard_rows={shard_rows}, batch_tokens={batch_tokens}: at least 1 each.")
@@ -104,6 +104,11 @@ class Asked:
     def bos(self) -> int | None:
         """The BOS that is skipped, if it is."""
         return None if not self.skip_bos or self.model.tokenizer is None else self.model.tokenizer.bos
+
+    @property
+    def bytes_of_row(self) -> int:
+        """About how many bytes the activations of a row take."""
+        return bytes_of_rows(self.points, self.model.dtype, self.dtype)
 
     def settings(self) -> dict[str, Any]:
         """Everything that the numbers depend on, data apart, in plain values."""
@@ -184,9 +189,10 @@ def dims_of(bound: BoundCapture) -> dict[str, int]:
     }
 
 
-def bytes_of_row(bound: BoundCapture, dtype: str | None) -> int:
-    """About how many bytes a row takes."""
-    return math.prod(dims_of(bound).values()) * (4 if dtype is None else getattr(torch, dtype).itemsize)
+def bytes_of_rows(points: Mapping[str, BoundCapture], computed: torch.dtype, stored: str | None) -> int:
+    """About how many bytes a row of all points takes."""
+    each = computed.itemsize if stored is None else getattr(torch, stored).itemsize
+    return each * sum(math.prod(dims_of(bound).values()) for bound in points.values())
 
 
 def spec_digest(spec: HookSpec) -> str:

@@ -6,9 +6,9 @@ A shard is determined by its number: by the documents and by how they are cut, n
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -119,7 +119,7 @@ class Cutter:
         self._hash = hashlib.sha256()
         self._read = self._taken = self.done = 0
         self._ended = False
-        self._ahead: deque[Window] = deque()
+        self._ahead: Iterator[Window] = iter(())
 
     @property
     def cursor(self) -> Cursor:
@@ -131,14 +131,12 @@ class Cutter:
         windows: list[Window] = []
         rows = tokens = 0
         while rows < self.how.shard_rows and tokens < SHARD_TOKENS:
-            if not self._ahead and not self._fill():
+            window = self._window()
+            if window is None:
                 break
-            if self._ahead:
-                window = self._ahead.popleft()
-                self._taken += 1
-                windows.append(window)
-                rows += most_rows(window, self.how.pos)
-                tokens += len(window.ids)
+            windows.append(window)
+            rows += most_rows(window, self.how.pos)
+            tokens += len(window.ids)
         return Cut(tuple(windows), self.cursor, self.done) if windows else None
 
     def skip(self, end: Cursor) -> None:
@@ -159,17 +157,24 @@ class Cutter:
                 documents=end.documents,
             )
         if last is not None:
-            self._ahead, self._taken = deque(split(last.number, self._encode(last), self.how)), 0
-        for _ in range(end.windows - self._taken):
-            self._ahead.popleft()
+            self._ahead, self._taken = split(last.number, self._encode(last), self.how), 0
+        wanted = end.windows - self._taken
+        if sum(1 for _ in islice(self._ahead, wanted)) < wanted:
+            raise HarvestMismatch(
+                f"document {self._read - 1} of {self.name} has fewer tokens than when it was harvested: the tokenizer "
+                "is another one. Harvest into another folder."
+            )
         self._taken = end.windows
 
-    def _fill(self) -> bool:
-        """Read one more document; False where there is none."""
-        document = self._document()
-        if document is not None:
-            self._ahead.extend(split(document.number, self._encode(document), self.how))
-        return document is not None
+    def _window(self) -> Window | None:
+        """The next window, of the document that is at hand or of one behind it; None where there is none."""
+        while (window := next(self._ahead, None)) is None:
+            document = self._document()
+            if document is None:
+                return None
+            self._ahead = split(document.number, self._encode(document), self.how)
+        self._taken += 1
+        return window
 
     def _document(self) -> Document | None:
         document = next(self._documents, None)

@@ -49,6 +49,7 @@ def test_it_writes_what_the_function_writes_and_says_what(folder, data, tmp_path
         (["--field", "story", "-p", "blocks.9.hook_resid_post"], "blocks.9"),
         (["--field", "story", "-p", "blocks.0.attn.hook_pattern"], "no row for each token"),
         (["--field", "story", "--long", "cut"], "long='cut'"),
+        (["--field", "story", "--check"], "--check is of a harvest alone"),
     ],
 )
 def test_what_is_wrong_is_one_message(folder, data, tmp_path, capsys, options, said):
@@ -64,3 +65,36 @@ def test_ctrl_c_says_what_is_kept(folder, data, tmp_path, capsys, monkeypatch):
     words = ["harvest", folder, data, "-p", RESID, "-o", str(tmp_path / "out"), "--field", "story"]
     assert main(words) == 130
     assert "has 0 whole shards, and the same call goes on from them" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_harvest_alone_is_shown(folder, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["harvest", folder, data, "-p", RESID, "-o", str(out), "--field", "story", "--skip-bos"]) == 0
+    made = capsys.readouterr().out
+    assert main(["harvest", str(out)]) == 0
+    seen = capsys.readouterr().out
+    assert seen.startswith(made)
+    for said in (f"capture('{RESID}')", f"{folder} (llama), weights", f"{data}, field 'story'", "3 documents, SHA-256"):
+        assert said in seen
+    path = mi.Harvest(out).files[0]
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 4
+    path.write_bytes(bytes(content))
+    assert main(["harvest", str(out)]) == 0
+    assert "hurt" not in capsys.readouterr().out
+    assert main(["harvest", str(out), "--check"]) == 2
+    assert "its checksum differs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tiny-world"], "'tiny-world' is no harvest to show; to make one, give DATA, --points and --out"),
+        (["tiny-world", "a.txt", "-o", "out"], "--points: is missing"),
+        (["tiny-world", "a.txt", "-p", RESID], "--out: is missing"),
+        (["tiny-world", "-p", RESID, "-o", "out"], "DATA: is missing"),
+    ],
+)
+def test_what_is_missing_is_said(words, said, capsys):
+    assert main(["harvest", *words]) == 2
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
