@@ -81,7 +81,8 @@ def test_every_region_that_inputs_fall_into_is_listed_with_its_share(seed: int, 
     seen, counts = torch.unique(pattern_of(RNNWeights.of(model), x).flatten(1), dim=0, return_counts=True)
     for pattern, count in zip(seen.tolist(), counts.tolist(), strict=True):
         share = shares[tuple(pattern)]  # a region that is not listed is a KeyError
-        assert abs(count / len(x) - share) < 5 * math.sqrt(share * (1 - share) / len(x)) + 1e-9
+        # five standard deviations, and a few inputs where a region is too small for those
+        assert abs(count / len(x) - share) < (5 * math.sqrt(share * (1 - share) * len(x)) + 5) / len(x)
 
 
 @given(seed=SEEDS)
