@@ -13,7 +13,6 @@ from functools import cached_property
 from itertools import groupby
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 import mi_core as mi
