@@ -152,10 +152,16 @@ def save_model(model: Model, folder: str | os.PathLike[str]) -> None:
 
     Raises:
         NotSerialisable: the family computes a parameter from checkpoint tensors, which cannot be undone; or something
-            was built around the family's backend, or its weights were rewritten.
+            was built around the family's backend, or its weights were rewritten or quantised.
     """
     from safetensors.torch import save_file
 
+    if model.provenance.quantised:
+        raise NotSerialisable(
+            f"the weights of {model.provenance.ref} are quantised, which is done anew on each loading: save the model "
+            "that is loaded without quantise=.",
+            quantised=model.provenance.quantised,
+        )
     config = Config(model.config)
     family = family_of(config, model.provenance.family if model.provenance.read_as else None)
     blueprint = blueprint_of(family, config, None)

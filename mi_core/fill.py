@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 import torch
@@ -28,10 +28,12 @@ def fill(
     dtype: torch.dtype,
     device: torch.device,
     ignore: Collection[str] = (),
+    change: Callable[[str, Tensor], Tensor] | None = None,
 ) -> tuple[str, ...]:
     """Assign a checkpoint's tensors to the parameters of a module, frozen; returns the names that ``ignore`` left out.
 
     On the CPU and in the checkpoint's own dtype a parameter is a view of the file; otherwise it is converted once.
+    ``change`` makes of each what is held in its place.
 
     Raises:
         MissingTensors: a parameter whose tensors the checkpoint lacks.
@@ -45,6 +47,7 @@ def fill(
         value = viewed(name, weight, tensors)
         check_value(name, weight, value, places[name], tensors)
         own = converted(value, kept_dtype(value, weight, dtype), device)
+        own = own if change is None else change(name, own)
         assign(module, name, own)
         tensors.let_go(0 if own is value else value.nbytes)
     tie(module, blueprint)

@@ -45,7 +45,8 @@ def folded(
         center_unembed: the mean logit is zero; softmax does not see it.
 
     Raises:
-        UnsupportedAnalysis: a transformation was insisted on that would change probabilities; the message says why.
+        UnsupportedAnalysis: a transformation was insisted on that would change probabilities, and the message says why;
+            or the weights are quantised.
 
     >>> import mi_core as mi
     >>> model = mi.load("tiny-world", device="cpu")
@@ -61,6 +62,11 @@ def folded(
         "center_unembed": center_unembed,
     }
     backend = model.backend
+    if model.provenance.quantised:
+        raise UnsupportedAnalysis(
+            f"the weights of {model.provenance.ref} are quantised and cannot be rewritten: load it without quantise=.",
+            quantised=model.provenance.quantised,
+        )
     if not isinstance(backend, Foldable):
         raise UnsupportedAnalysis(f"the weights of {model.name} cannot be folded: its backend has no rule for it.")
     obstacles = backend.fold_obstacles()

@@ -17,12 +17,13 @@ from mi_core.device_maps import Device, Limits, PlaceUse, device_map_of, layer_u
 from mi_core.errors import MiError, MissingTensors, UnusedTensors
 from mi_core.families import blueprint_of, config_of, empty_backend
 from mi_core.files import Files
-from mi_core.fill import check_checkpoint, matches, slots
+from mi_core.fill import check_checkpoint, kept_dtype, matches, slots
 from mi_core.inert import check_config_used
 from mi_core.layer_spans import layer_words
-from mi_core.loading import CONFIG, checked_limits, chosen_dtype, read_config, resolve
+from mi_core.loading import CONFIG, DTYPES, checked_limits, chosen_dtype, read_config, resolve
 from mi_core.protocols import Backend, Site
 from mi_core.quantised import refuse_quantised_tensors
+from mi_core.quantising import Quantiser, check_scheme
 from mi_core.resembling import hinted
 from mi_core.tensors import WEIGHTS, TensorIndex
 
@@ -68,6 +69,8 @@ class Inspection:
     """Patterns of tensors that are left out on purpose, and why."""
     cache: int | None = None
     """Numbers that one token leaves in keys and values; None where that is not what layers remember."""
+    quantised: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of the parameters in each dtype with the quantisation that was asked for."""
     placement: Placement | None = None
     """What would go where, if a device map was asked for."""
 
@@ -85,14 +88,15 @@ def inspect(
     device_map: str | Mapping[str, Device] | None = None,
     max_memory: Mapping[Device, int | str] | None = None,
     dtype: str | torch.dtype = "auto",
+    quantise: str | None = None,
 ) -> Inspection:
     """What is this checkpoint, would it load, and how much memory would it take? Only headers are read.
 
     With a ``device_map``, ``max_memory`` and ``dtype`` as for `load`: what would go where, on devices that need not be
-    here.
+    here. With ``quantise`` as for `load`: how much memory it would take so.
 
     Raises:
-        LoadError: no such map fits.
+        LoadError: no such map fits, or nothing can be quantised so.
         ModelNotFound: there is no such model, or no config and no family that knows the tensors.
         CorruptCheckpoint: a header that is not what it claims to be.
 
@@ -100,6 +104,8 @@ def inspect(
     >>> found.problem, found.parameters, found.layers[0]
     (None, 722048, 'layers 0 to 3: 4 heads of 32 on 2 keys and values, rotary positions; gated MLP of 256; ln1, ln2')
     """
+    if quantise is not None:
+        check_scheme(quantise, device_map)
     limits = checked_limits("auto", device_map, max_memory, None)
     files = resolve(ref, revision=revision, token=token)
     config, tensors = config_and_tensors(files)
@@ -110,6 +116,8 @@ def inspect(
         stored = sum(size_of(tensors, name) for name in tensors)
         return Inspection(files.where, model_type, error, tensors=len(tensors), stored=stored)
     found = found_in(files, backend, blueprint, tensors, model_type, read_as)
+    if quantise is not None:
+        return replace(found, quantised=quantised_sizes(quantise, backend, blueprint, model_type))
     if device_map is None:
         return found
     kind = chosen_dtype(dtype, config, tensors)
@@ -175,6 +183,16 @@ def found_in(
         dropped={p: why for p, why in blueprint.dropped.items() if any(matches(name, [p]) for name in tensors)},
         cache=cache_of(backend.sites()),
     )
+
+
+def quantised_sizes(scheme: str, backend: Backend, blueprint: Blueprint, model_type: str) -> dict[str, int]:
+    """Bytes of the parameters in each dtype, quantised on loading."""
+    places, sizes = slots(module_of(backend)), {}
+    for name in BYTES:
+        change = Quantiser.of(scheme, backend, DTYPES[name], model_type)
+        kinds = {each: kept_dtype(places[each], weight, DTYPES[name]) for each, weight in blueprint.weights.items()}
+        sizes[name] = sum(change(each, places[each].detach().to(kind)).nbytes for each, kind in kinds.items())
+    return sizes
 
 
 def module_of(backend: Backend) -> nn.Module:

@@ -27,6 +27,7 @@ from mi_core.gain_signs import check_gains
 from mi_core.inert import check_config_used
 from mi_core.provenance import Provenance
 from mi_core.quantised import refuse_quantised_tensors
+from mi_core.quantising import Quantiser, check_scheme
 from mi_core.resembling import hinted
 from mi_core.spreading import Spreading
 from mi_core.tensors import PICKLES, WEIGHTS, TensorIndex
@@ -74,6 +75,7 @@ def load(
     token: str | bool | None = None,
     tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
     backend: str | None = None,
+    quantise: str | None = None,
     ignore_config: Collection[str] = (),
     ignore_tensors: Collection[str] = (),
     allow_pickle: bool = False,
@@ -100,6 +102,8 @@ def load(
         token: For private Hub repositories; None takes the one that is logged in.
         tokenizer: Instead of the checkpoint's own: an object, or the file, folder or Hub id to read one from.
         backend: The family that shall read the checkpoint, instead of the one that its model_type names.
+        quantise: ``"int8"`` or ``"float8"`` holds the matrices that layers multiply by in eight bits, each one as soon
+            as it is read; needs the extra ``quantised``.
         ignore_config: Config keys that may go unread.
         ignore_tensors: Names or patterns of tensors that may go unused.
         allow_pickle: Read pickle files (``pytorch_model.bin``, one ``.pth`` in a folder or alone) where there are no
@@ -118,6 +122,8 @@ def load(
     from mi_core.model import Model
 
     place = chosen_device(device)
+    if quantise is not None:
+        check_scheme(quantise, device_map)
     limits = checked_limits(device, device_map, max_memory, offload_folder)
     files = resolve(ref, revision=revision, token=token, allow_pickle=allow_pickle)
     headers = functools.cache(functools.partial(TensorIndex.read, files, allow_pickle=allow_pickle))
@@ -132,10 +138,11 @@ def load(
     ignored_config = check_config_used(config, blueprint.inert, ignore=ignore_config, family=family.name)
     made, module = empty_backend(family, blueprint)
     kind = chosen_dtype(dtype, config, tensors)
+    change = None if quantise is None else Quantiser.of(quantise, made, kind, family.name)
     try:
         if device_map is None:
             how: dict[str, Any] = {"family": family.name, "dtype": kind, "device": place}
-            ignored_tensors = fill(module, blueprint, tensors, **how, ignore=ignore_tensors)
+            ignored_tensors = fill(module, blueprint, tensors, **how, ignore=ignore_tensors, change=change)
         else:
             spreading = Spreading(made, module, blueprint, tensors, kind)
             to = device_map, limits, offload_folder
@@ -148,6 +155,7 @@ def load(
         ref=os.fspath(ref),
         family=family.name,
         read_as=read_as,
+        quantised="" if change is None else str(change),
         plugin=f"{family.distribution} {family.version}",
         revision=files.revision,
         ignored_config=ignored_config,

@@ -18,6 +18,8 @@ class Provenance:
     """The plugin that read it: a model_type."""
     read_as: str = ""
     """How the family was found, in words, where nobody claims the checkpoint's model_type."""
+    quantised: str = ""
+    """Which weights were quantised on loading, how and by what, in words."""
     plugin: str = ""
     """The distribution that the plugin belongs to, with its version."""
     revision: str | None = None

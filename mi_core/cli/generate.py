@@ -31,6 +31,7 @@ def generate(
     json: Annotated[Path | None, typer.Option(help="Write tokens, text and receipt.", dir_okay=False)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")] = "auto",
+    quantise: Annotated[str | None, typer.Option(help="Hold matrices in eight bits: int8 or float8.")] = None,
 ) -> None:
     """Write on behind a prompt, token by token, under interventions if a spec is given."""
     if json is not None and not json.parent.is_dir():
@@ -41,7 +42,7 @@ def generate(
 
     console = output()
     written = None if spec is None else mi.HookSpec.load(spec)
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     console.print(text, style="dim", end="", markup=False, soft_wrap=True)
 
     def say(_row: int, piece: str, _token: int) -> None:

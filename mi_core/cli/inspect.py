@@ -22,6 +22,7 @@ def inspect(
         typer.Option(help="What each device may hold, such as 'cuda:0=10GB,cpu=30GB'.", show_default=False),
     ] = None,
     dtype: Annotated[str, typer.Option(help="For --device-map: auto (the checkpoint's), float32, bfloat16.")] = "auto",
+    quantise: Annotated[str | None, typer.Option(help="Its size with matrices in eight bits: int8 or float8.")] = None,
 ) -> None:
     """Say what a checkpoint is, whether it would load, and how much memory it would take; no weight is read.
 
@@ -34,7 +35,7 @@ def inspect(
     from mi_core.cli.console import output
     from mi_core.inspecting import inspect as look
 
-    found = look(model, device_map=device_map, max_memory=limits(max_memory), dtype=dtype)
+    found = look(model, device_map=device_map, max_memory=limits(max_memory), dtype=dtype, quantise=quantise)
     console = output()
 
     def line(label: str, text: str, style: str = "") -> None:
@@ -54,6 +55,8 @@ def inspect(
         line("dropped", f"{pattern}: {why}")
     line("parameters", f"{found.parameters:,}")
     line("memory", ", ".join(f"{size(count)} in {dtype}" for dtype, count in found.memory.items()))
+    if found.quantised:
+        line(f"in {quantise}", ", ".join(f"{size(count)} in {dtype}" for dtype, count in found.quantised.items()))
     if found.cache is not None:
         line(
             "each token",

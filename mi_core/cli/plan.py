@@ -53,6 +53,7 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")] = "auto",
+    quantise: Annotated[str | None, typer.Option(help="Hold matrices in eight bits: int8 or float8.")] = None,
 ) -> None:
     """Say what a run or a sweep would do and cost, without doing it.
 
@@ -63,7 +64,7 @@ def plan(
     import mi_core as mi
     from mi_core.cli.console import output
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     what = mi.HookSpec() if spec is None else mi.HookSpec.load(spec)
     if capture:
         kept = mi.capture(capture, device="host" if host else None)

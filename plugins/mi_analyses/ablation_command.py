@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, check_folders, deliver, listed
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, Quantise, check_folders, deliver, listed
 
 __all__ = ["ablate"]
 
@@ -31,6 +31,7 @@ def ablate(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Which heads, neurons or layers does an answer need?
 
@@ -42,7 +43,7 @@ def ablate(
     from mi_analyses.ablation import ablation
 
     result = ablation(
-        mi.load(model, device=device, dtype=dtype),
+        mi.load(model, device=device, dtype=dtype, quantise=quantise),
         prompt,
         mi.logit(answer) if wrong is None else mi.logit_diff(answer, wrong),
         site=site,

@@ -15,6 +15,7 @@ from mi_analyses.options import (
     Html,
     Json,
     ModelName,
+    Quantise,
     Wrong,
     answer_metric,
     check_folders,
@@ -43,6 +44,7 @@ def patch(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Which activations carry the difference between two prompts?
 
@@ -53,7 +55,7 @@ def patch(
     import mi_core as mi
     from mi_analyses.activation_patching import activation_patching
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     result = activation_patching(
         loaded,
         clean,

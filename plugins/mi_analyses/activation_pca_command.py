@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, check_folders, deliver, place
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Quantise, check_folders, deliver, place
 
 __all__ = ["pca"]
 
@@ -23,6 +23,7 @@ def pca(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Along which few directions do the activations of prompts differ?
 
@@ -35,7 +36,7 @@ def pca(
     from mi_analyses.activation_pca import activation_pca
 
     result = activation_pca(
-        mi.load(model, device=device, dtype=dtype),
+        mi.load(model, device=device, dtype=dtype, quantise=quantise),
         texts,
         site=site,
         layers=layer or None,

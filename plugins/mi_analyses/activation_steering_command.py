@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, check_folders, deliver, numbers
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, Quantise, check_folders, deliver, numbers
 
 __all__ = ["steer"]
 
@@ -36,6 +36,7 @@ def steer(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """What does adding a vector do to what the model says?
 
@@ -51,7 +52,7 @@ def steer(
     from mi_analyses.activation_steering import activation_steering
     from mi_analyses.steering_vectors import SteeringVector, steering_vectors
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     if vector is not None:
         held = {0: SteeringVector.load(vector)}
     else:

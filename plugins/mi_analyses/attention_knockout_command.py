@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, check_folders, deliver, listed, place
+from mi_analyses.options import (
+    Device,
+    DType,
+    Html,
+    Json,
+    ModelName,
+    Prompt,
+    Quantise,
+    check_folders,
+    deliver,
+    listed,
+    place,
+)
 
 __all__ = ["knockout"]
 
@@ -29,6 +41,7 @@ def knockout(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Which attention edges does an answer hang on?
 
@@ -42,7 +55,7 @@ def knockout(
     from mi_analyses.attention_knockout import attention_knockout
 
     result = attention_knockout(
-        mi.load(model, device=device, dtype=dtype),
+        mi.load(model, device=device, dtype=dtype, quantise=quantise),
         text,
         answer,
         query=None if to == "all" else place(to),

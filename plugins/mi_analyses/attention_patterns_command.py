@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, check_folders, deliver
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, Quantise, check_folders, deliver
 
 __all__ = ["attention"]
 
@@ -26,6 +26,7 @@ def attention(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Where does each head look?
 
@@ -38,7 +39,7 @@ def attention(
     import mi_core as mi
     from mi_analyses.attention_patterns import attention_patterns
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     layers = None if layer is None else [layer]
     deliver(attention_patterns(loaded, text, layer=layers, head=head, view=view, spans=spans or None), html, json)
 

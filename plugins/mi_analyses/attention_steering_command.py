@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, check_folders, deliver, numbers, place
+from mi_analyses.options import (
+    Device,
+    DType,
+    Html,
+    Json,
+    ModelName,
+    Prompt,
+    Quantise,
+    check_folders,
+    deliver,
+    numbers,
+    place,
+)
 
 __all__ = ["steer_attention"]
 
@@ -30,6 +42,7 @@ def steer_attention(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """What does the model say when it looks more, or less, at something?
 
@@ -45,7 +58,7 @@ def steer_attention(
     from mi_analyses.attention_steering import attention_steering
 
     result = attention_steering(
-        mi.load(model, device=device, dtype=dtype),
+        mi.load(model, device=device, dtype=dtype, quantise=quantise),
         text,
         mi.prob(answer) if wrong is None else mi.logit_diff(answer, wrong),
         key=place(from_),

@@ -15,6 +15,7 @@ from mi_analyses.options import (
     Html,
     Json,
     ModelName,
+    Quantise,
     Wrong,
     answer_metric,
     check_folders,
@@ -51,6 +52,7 @@ def atp(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """What would each patch do, to first order, for all of them at once?
 
@@ -61,7 +63,7 @@ def atp(
     import mi_core as mi
     from mi_analyses.attribution_patching import attribution_patching
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     result = attribution_patching(
         loaded,
         clean,

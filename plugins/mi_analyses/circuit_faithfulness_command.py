@@ -16,6 +16,7 @@ from mi_analyses.options import (
     Html,
     Json,
     ModelName,
+    Quantise,
     Wrong,
     answer_metric,
     check_folders,
@@ -51,6 +52,7 @@ def circuit(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Does a part of the model do what the whole does?
 
@@ -65,7 +67,7 @@ def circuit(
     from mi_analyses.circuit_faithfulness import circuit_faithfulness
     from mi_core.plain import read_json
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     metric = answer_metric(answer, wrong)
     prompts = (clean, None if ablation == "zero" else corrupt)
     if scores is not None:

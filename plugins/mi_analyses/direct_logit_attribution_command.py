@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, check_folders, deliver
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, Quantise, check_folders, deliver
 
 __all__ = ["attribute"]
 
@@ -23,6 +23,7 @@ def attribute(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Which parts of the model write the answer onto the stream?
 
@@ -33,5 +34,5 @@ def attribute(
     import mi_core as mi
     from mi_analyses.direct_logit_attribution import direct_logit_attribution
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     deliver(direct_logit_attribution(loaded, text, answer, wrong, pos=pos), html, json)

@@ -16,6 +16,7 @@ from mi_analyses.options import (
     Html,
     Json,
     ModelName,
+    Quantise,
     Wrong,
     answer_metric,
     check_folders,
@@ -46,6 +47,7 @@ def eap(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """How much does each edge between two parts of the model matter, to first order?
 
@@ -57,7 +59,7 @@ def eap(
     from mi_analyses.edge_attribution import edge_attribution
     from mi_core.cli.console import output
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     metric = answer_metric(answer, wrong)
     result = edge_attribution(
         loaded,

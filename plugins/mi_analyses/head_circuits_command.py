@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, check_folders, deliver
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Quantise, check_folders, deliver
 
 __all__ = ["head_circuits"]
 
 
 def head_circuits(
-    model: ModelName, html: Html = None, json: Json = None, device: Device = "auto", dtype: DType = "auto"
+    model: ModelName,
+    html: Html = None,
+    json: Json = None,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """What do heads' weights copy, match and feed each other?
 
@@ -20,4 +25,4 @@ def head_circuits(
     import mi_core as mi
     from mi_analyses.head_circuits import head_circuits as analysis
 
-    deliver(analysis(mi.load(model, device=device, dtype=dtype)), html, json)
+    deliver(analysis(mi.load(model, device=device, dtype=dtype, quantise=quantise)), html, json)

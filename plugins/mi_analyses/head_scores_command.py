@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, check_folders, deliver
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Quantise, check_folders, deliver
 
 __all__ = ["heads"]
 
@@ -23,6 +23,7 @@ def heads(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Which heads look at previous, duplicate or induced tokens?
 
@@ -33,5 +34,5 @@ def heads(
     import mi_core as mi
     from mi_analyses.head_scores import head_scores
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     deliver(head_scores(loaded, length=length, sequences=sequences, seed=seed, view=view), html, json)

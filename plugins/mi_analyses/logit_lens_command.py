@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, check_folders, deliver
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, Quantise, check_folders, deliver
 
 __all__ = ["lens"]
 
@@ -23,6 +23,7 @@ def lens(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """What would the model say next if it stopped after this layer?
 
@@ -34,7 +35,7 @@ def lens(
     import mi_core as mi
     from mi_analyses.logit_lens import logit_lens
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     deliver(logit_lens(loaded, text, top=top, pos=position, tokens=tuple(token or ())), html, json)
 
 

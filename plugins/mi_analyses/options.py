@@ -21,6 +21,7 @@ __all__ = [
     "Json",
     "ModelName",
     "Prompt",
+    "Quantise",
     "Wrong",
     "answer_metric",
     "check_folders",
@@ -42,6 +43,7 @@ Html = Annotated[Path | None, typer.Option(help="Write one self-contained page."
 Json = Annotated[Path | None, typer.Option(help="Write the numbers with their provenance.", dir_okay=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...")]
 DType = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")]
+Quantise = Annotated[str | None, typer.Option(help="Hold matrices in eight bits: int8 or float8.")]
 
 
 def check_folders(*paths: Path | None) -> None:

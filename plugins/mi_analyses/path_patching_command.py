@@ -15,6 +15,7 @@ from mi_analyses.options import (
     Html,
     Json,
     ModelName,
+    Quantise,
     Wrong,
     answer_metric,
     check_folders,
@@ -46,6 +47,7 @@ def path(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """By which paths does what one node writes reach the answer?
 
@@ -56,7 +58,7 @@ def path(
     import mi_core as mi
     from mi_analyses.path_patching import path_patching
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     result = path_patching(
         loaded,
         clean,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, check_folders, deliver
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Prompt, Quantise, check_folders, deliver
 
 __all__ = ["state"]
 
@@ -19,6 +19,7 @@ def state(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """What does a recurrent layer keep of what it has read, and for how long?
 
@@ -30,5 +31,5 @@ def state(
     import mi_core as mi
     from mi_analyses.recurrent_state import recurrent_state
 
-    loaded = mi.load(model, device=device, dtype=dtype)
+    loaded = mi.load(model, device=device, dtype=dtype, quantise=quantise)
     deliver(recurrent_state(loaded, text, threshold=threshold), html, json)

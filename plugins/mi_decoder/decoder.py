@@ -16,6 +16,7 @@ from mi_core.protocols import Batch, ModelShape, Site, Stream, Tap
 from mi_core.vocabulary import site
 from mi_decoder.folding import fold_obstacles, folded_copy
 from mi_decoder.learned_positions import LearnedPositions
+from mi_decoder.multiplying import matrices
 from mi_decoder.parts import LayerLike, Norm
 from mi_decoder.sinusoids import Sinusoids
 
@@ -165,6 +166,10 @@ class DecoderBackend(nn.Module):
             raise KeyError(f"no weight {name!r}; there are {', '.join(weights)}")
         found: Tensor = weights[wanted]
         return found
+
+    def matrices(self) -> Sequence[str]:
+        """The parameters that layers multiply activations by: what can be quantised."""
+        return matrices(self.layers, "layers")
 
     def fold_obstacles(self) -> Mapping[str, str]:
         """Transformation of weights -> why it would change probabilities here."""

@@ -82,6 +82,8 @@ class Experts:
 class ExpertModule(nn.Module):
     """One expert's matrices, as in checkpoints: ``[out, in]``."""
 
+    multiplies = ("gate", "in", "out")
+
     def __init__(self, spec: Experts, d_model: int) -> None:
         super().__init__()
         for name, rows, columns in (

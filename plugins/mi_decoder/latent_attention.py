@@ -72,6 +72,8 @@ class LatentAttentionModule(AttentionModule):
     It remembers latents, unless keys or values were written behind them: then those, as they were written.
     """
 
+    multiplies = ("q", "q_down", "q_up", "kv_down", "kv_up", "gate", "o")
+
     def __init__(self, spec: LatentAttention, d_model: int) -> None:
         super().__init__(spec, d_model)
         for name in ("q_weight", "q_bias", "k_weight", "k_bias", "v_weight", "v_bias", "o_weight"):

@@ -67,6 +67,7 @@ class GatedMLPModule(nn.Module):
 
     reads = ("gate", "in")
     writes = ("out",)
+    multiplies = (*reads, *writes)
 
     def __init__(self, spec: GatedMLP, d_model: int, name: str = "mlp") -> None:
         super().__init__()
@@ -121,6 +122,7 @@ class MLPModule(nn.Module):
 
     reads = ("in",)
     writes = ("out",)
+    multiplies = (*reads, *writes)
 
     def __init__(self, spec: MLP, d_model: int) -> None:
         super().__init__()

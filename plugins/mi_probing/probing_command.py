@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, check_folders, deliver, numbers, place
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Quantise, check_folders, deliver, numbers, place
 
 __all__ = ["probe"]
 
@@ -38,6 +38,7 @@ def probe(
     json: Json = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    quantise: Quantise = None,
 ) -> None:
     """Where can a label be read from activations, and is that more than controls?
 
@@ -52,7 +53,7 @@ def probe(
     from mi_probing.protocol import Protocol
 
     result = probing(
-        mi.load(model, device=device, dtype=dtype),
+        mi.load(model, device=device, dtype=dtype, quantise=quantise),
         prompts,
         labels,
         groups=groups,

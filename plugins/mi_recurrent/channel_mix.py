@@ -43,6 +43,7 @@ class ChannelMix:
 class ChannelMixModule(nn.Module):
     """See `ChannelMix`."""
 
+    multiplies = ("key", "receptance", "value")
     keeps_norms = "mixes each token with the one before, and the first with zeros, which have no norm's bias"
 
     def __init__(self, spec: ChannelMix, d_model: int) -> None:

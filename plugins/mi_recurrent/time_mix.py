@@ -28,6 +28,7 @@ class TimeMix(RecurrentMixer):
 
     keeps_norms = "mixes each token with the one before, and the first with zeros, which have no norm's bias"
     kind = "heads"
+    multiplies = ("receptance", "key", "value", "gate", "output")
 
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__(d_model, n_heads, d_model // n_heads, d_model // n_heads)
