@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mi_core.errors import BadConfig
+from mi_core.errors import BadConfig, CorruptShard
 from mi_dictionaries.loading import load
 from mi_dictionaries.sparse import SparseDictionary
+from mi_dictionaries.training import StoredActivations
 from mi_dictionaries.training.command import mi_command
 
 POINT = "blocks.1.hook_resid_post"
@@ -45,7 +46,24 @@ def test_a_model_reads_a_corpus_and_a_harvest_gives_what_it_stored(tmp_path: Pat
     mi.harvest(mi.load("tiny-world"), [corpus], [POINT, "blocks.1.hook_mlp_out"], tmp_path / "harvest")
     harvest = (str(tmp_path / "harvest"), "-p", POINT, "-p", "blocks.1.hook_mlp_out")
     run(*harvest, *shape, "--architecture", "topk", "--layout", "own", "-o", str(tmp_path / "b"))
-    assert load(tmp_path / "b" / "dictionary").writes == ("blocks.1.hook_mlp_out",)
+    trained = load(tmp_path / "b" / "dictionary")
+    assert isinstance(trained, SparseDictionary)
+    assert trained.writes == ("blocks.1.hook_mlp_out",)
+    assert trained.about.model == "tiny-world"  # the harvest knows
+    (tmp_path / "harvest").rename(tmp_path / "elsewhere")  # and is the same wherever it lies
+    run(str(tmp_path / "elsewhere"), *harvest[1:], *shape, "--architecture", "topk", "-o", str(tmp_path / "b"))
+
+
+def test_a_harvest_that_is_hurt_is_not_trained_on(tmp_path: Path) -> None:
+    import mi_core as mi
+
+    made = mi.harvest(mi.load("tiny-world"), [TEXTS[:90]] * 40, POINT, tmp_path, shard_rows=200)
+    assert StoredActivations(made).length == made.rows
+    path = made.files[2]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptShard, match=rf"{path.name}.* Harvest\.sound\(\)"):
+        StoredActivations(mi.Harvest(tmp_path))
+    assert StoredActivations(mi.Harvest(tmp_path).sound()).length < made.rows
 
 
 def test_what_there_is_not_is_refused(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def opened(source: str, points: Sequence[str], data: Sequence[Path], context: in
     from mi_dictionaries.training.streams import LiveActivations, StoredActivations
 
     if not data:
-        return StoredActivations(Harvest(source), tuple(points), {"harvest": source})
+        return StoredActivations(Harvest(source), tuple(points))
     return LiveActivations.over(mi.load(source), list(data), points, columns=context)
 
 

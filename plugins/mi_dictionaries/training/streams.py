@@ -16,7 +16,7 @@ from torch import Tensor
 
 import mi_core as mi
 from mi_core.errors import InputError, NoTokenizer
-from mi_core.harvests.corpora import corpus_of
+from mi_core.harvests.corpora import Corpus, corpus_of
 
 __all__ = ["Chunks", "LiveActivations", "StoredActivations"]
 
@@ -76,12 +76,13 @@ class LiveActivations:
         Raises:
             InputError: there is not one run of tokens.
         """
-        ids = joined(model, data)
+        corpus = corpus_of(data)
+        ids = joined(model, corpus)
         runs = len(ids) // (rows * columns)
         if not runs:
             raise InputError(f"{len(ids)} tokens do not fill one run of {rows} rows of {columns}.", tokens=len(ids))
         inputs = ids[: runs * rows * columns].view(runs, rows, columns)
-        about = {"data": str(data), "tokens": len(ids)}
+        about = {"data": corpus.name, "tokens": len(ids)}
         return cls(model, lambda run: inputs[run % runs], tuple(points), rows * columns, about=about)
 
     @property
@@ -119,10 +120,10 @@ class LiveActivations:
         return {"model": self.model.provenance.ref, "tokens_per_run": self.tokens_per_run, **self.about}
 
 
-def joined(model: mi.Model, data: Any) -> Int[Tensor, "token"]:
+def joined(model: mi.Model, corpus: Corpus) -> Int[Tensor, "token"]:
     """The ids of all documents, each as the tokenizer encodes it."""
     found: list[int] = []
-    for document in corpus_of(data):
+    for document in corpus:
         content = document.content
         if isinstance(content, str):
             if model.tokenizer is None:
@@ -147,7 +148,12 @@ class Column(Protocol):
 
 @dataclass
 class StoredActivations:
-    """Activations that are there, in memory or in a harvest: ``StoredActivations(Harvest(folder), points)``."""
+    """Activations that are there, in memory or in a harvest: ``StoredActivations(Harvest(folder), points)``.
+
+    Raises:
+        InputError: no tokens, or not as many at every point.
+        CorruptShard: the harvest has a shard that cannot be read, which would end a training in its middle.
+    """
 
     columns: Mapping[str, Column]
     points: tuple[str, ...] = ()
@@ -156,6 +162,9 @@ class StoredActivations:
 
     def __post_init__(self) -> None:
         self.points = tuple(self.points) or tuple(self.columns)
+        if isinstance(self.columns, mi.Harvest):
+            for problem in self.columns.problems().values():
+                raise problem
         lengths = {name: int(self.columns[name].shape[0]) for name in self.points}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise InputError(f"as many tokens at every point are needed, there are {lengths!r}.", lengths=lengths)
@@ -174,5 +183,14 @@ class StoredActivations:
         return torch.cat([self.columns[name][rows].flatten(1).float() for name in self.points], dim=1)
 
     def describe(self) -> dict[str, Any]:
-        """What the caller says of them, and how many they are."""
-        return {"tokens": self.length, **self.about}
+        """What the caller or the harvest says of them, and how many they are."""
+        return {"tokens": self.length, **harvested(self.columns), **self.about}
+
+
+def harvested(columns: Mapping[str, Column]) -> dict[str, Any]:
+    """What a harvest is of, wherever it lies: the model, its weights, the data; nothing of tensors."""
+    if not isinstance(columns, mi.Harvest):
+        return {}
+    index = columns.index
+    known = {"model": index["provenance"]["ref"], "weights": index["settings"]["weights"], "spec": index["asked"]}
+    return known | ({"documents": index["end"]["digest"]} if columns.complete else {})
