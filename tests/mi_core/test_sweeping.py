@@ -52,12 +52,13 @@ def test_a_sweep_is_the_loop_of_full_runs(
     ids, mask = laid_out(rows, layout, seed)
     specs = [*EVERYWHERE, *edits(layer, pos)]
     grid = under + mi.grid(lambda spec: spec, spec=specs)
+    *runs, unchanged = (small().run(ids, under + spec, attention_mask=mask) for spec in (*specs, mi.HookSpec()))
     for metric, pick in ((mi.logit(3), lambda run: run.last_logits[:, 3]), (mi.loss(), losses)):
         swept = small().sweep(ids, grid, metric, attention_mask=mask, batch=16, progress=False)
-        for cell, spec in enumerate(specs):
-            close(swept.values[cell], pick(small().run(ids, under + spec, attention_mask=mask)))
+        for cell, run in enumerate(runs):
+            close(swept.values[cell], pick(run))
         assert swept.baseline is not None
-        close(swept.baseline.values, pick(small().run(ids, under, attention_mask=mask)))
+        close(swept.baseline.values, pick(unchanged))
 
 
 def losses(run: mi.Run) -> torch.Tensor:
