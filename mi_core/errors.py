@@ -239,7 +239,7 @@ class TensorMismatch(LoadError):
 
 
 class CorruptCheckpoint(LoadError):
-    """A weights file that is truncated, not what it claims to be, or outside its folder."""
+    """A weights file that is truncated, not what it claims to be, outside its folder, gone or changed since."""
 
 
 class NotLoaded(LoadError):

@@ -46,6 +46,8 @@ class TensorIndex(Mapping[str, TensorInfo]):
     """One mapping for each file, made at its first use."""
     copied: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
     """Bytes that were read of these mappings and are held elsewhere now."""
+    stamps: dict[Path, tuple[int, int, int]] = field(default_factory=dict, repr=False, compare=False)
+    """Size, time of the last change and inode of each file when it was mapped first."""
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], where: str = "memory") -> TensorIndex:
@@ -140,20 +142,46 @@ class TensorIndex(Mapping[str, TensorInfo]):
         return f"TensorIndex({len(self)} tensors of {self.where})"
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor itself, a view of the file's pages in the checkpoint's own type."""
+        """The tensor itself, a view of the file's pages in the checkpoint's own type.
+
+        Raises:
+            CorruptCheckpoint: its file is gone, or is not the one that it was.
+        """
         if name in self.memory:
             return self.memory[name]
         info = self.infos[name]
         if info.file is None or info.bytes == 0:
             return torch.empty(info.shape, dtype=info.dtype)
         if info.file not in self.maps:
-            self.maps[info.file] = mapped(info.file)
+            self.maps[info.file] = self._mapped(info.file, info.start + info.bytes)
         # A private mapping: pages are shared with the page cache until somebody writes to one.
         raw = torch.empty(0, dtype=torch.uint8).set_(self.maps[info.file], info.start, (info.bytes,))  # type: ignore[call-overload]
         if info.start % info.dtype.itemsize:
             raw = raw.clone()  # files of old writers: their data begins at any byte, and kernels need aligned numbers
         typed: Tensor = raw.view(info.dtype).view(info.shape)
         return typed
+
+    def _mapped(self, path: Path, needed: int) -> torch.UntypedStorage:
+        """A file as copy-on-write memory, if it is still what was mapped first."""
+        try:
+            now = path.stat()
+            stamp = (now.st_size, now.st_mtime_ns, now.st_ino)
+            if self.stamps.setdefault(path, stamp) != stamp or now.st_size < needed:
+                raise CorruptCheckpoint(
+                    f"{path} was changed since it was opened ({now.st_size:,} bytes now), and weights of two files "
+                    "would be mixed. Load the model again; files of a checkpoint are read as long as it is used.",
+                    file=path,
+                )
+            storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=now.st_size)
+        except FileNotFoundError as error:
+            raise CorruptCheckpoint(
+                f"{path} is gone, and some weights are read from it each time that they are needed. Put it back, or "
+                "load the model again.",
+                file=path,
+            ) from error
+        except (OSError, RuntimeError) as error:
+            raise CorruptCheckpoint(f"{path}: cannot be mapped into memory: {error}.", file=path) from error
+        return cast(torch.UntypedStorage, storage)
 
     def let_go(self, count: int) -> None:
         """Say that so many bytes were copied; every now and then the mapped pages that nobody needs are given back.
@@ -168,15 +196,6 @@ class TensorIndex(Mapping[str, TensorInfo]):
     def anew(self) -> TensorIndex:
         """The same index with mappings of its own, whose pages go when the last of its tensors does."""
         return replace(self, maps={}, copied=[0])
-
-
-def mapped(path: Path) -> torch.UntypedStorage:
-    """A file as copy-on-write memory."""
-    try:
-        storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
-    except (OSError, RuntimeError) as error:
-        raise CorruptCheckpoint(f"{path}: cannot be mapped into memory: {error}.", file=path) from error
-    return cast(torch.UntypedStorage, storage)
 
 
 def weight_map(files: Files, name: str) -> dict[str, str]:
