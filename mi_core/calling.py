@@ -17,6 +17,7 @@ from mi_core.layout import POSITION_DIMS, Layout
 from mi_core.loop import Taps, stages
 from mi_core.memory import ModelMemory
 from mi_core.names import Point
+from mi_core.parking import Parking
 from mi_core.protocols import Backend, Memory, Stream, Tap
 from mi_core.selection import Selection, told_by
 from mi_core.taps import BoundTap, PointActions, Record
@@ -172,7 +173,7 @@ def staged_call(
     kept: Record | None = None,
     streams: list[Stream] | None = None,
     memories: list[Memory] | None = None,
-    parked: torch.device | None = None,
+    parked: Parking | None = None,
 ) -> Stages[Called]:
     """The model once, over all rows or some of them, stage by stage; others may watch what is kept grow."""
     whole = binding.layout

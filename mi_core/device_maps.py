@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final, TypeAlias
 
@@ -70,6 +70,8 @@ class DeviceMap:
 
     kept: Mapping[str, str]
     """Unit -> ``"cuda:0"``, ``"cpu"``, ``"disk"``."""
+    room: int | None = None
+    """Bytes on the first device for what comes and goes; None: nobody has set a limit."""
 
     @property
     def main(self) -> str:
@@ -95,16 +97,21 @@ class PlaceUse:
     bytes: int
     offloaded: bool
     """Whether it is brought to another device for each call."""
+    ahead: bool = False
+    """Whether there is room for two layers that come, so that one comes while another computes."""
 
 
 def uses_of(found: DeviceMap, units: Mapping[str, Unit]) -> list[PlaceUse]:
     """What each place holds, in the order of the map."""
+    coming = largest(found, units, 2)
+    ahead = len(coming) == 2 and (found.room is None or sum(coming) <= found.room)
     return [
         PlaceUse(
             place,
             held := tuple(name for name in units if found.kept[name] == place),
             sum(units[name].bytes for name in held),
-            found.offloaded(held[0]),
+            offloaded := found.offloaded(held[0]),
+            offloaded and ahead,
         )
         for place in dict.fromkeys(found.kept.values())
     ]
@@ -157,7 +164,7 @@ def device_map_of(
         if limits is not None:
             raise LoadError("a device_map that names each part's place needs no max_memory: leave one out.")
         return DeviceMap(written(asked, layers))
-    from mi_core.computed_maps import computed
+    from mi_core.computed_maps import computed, free_now
 
     if asked not in COMPUTED:
         raise LoadError(
@@ -165,10 +172,12 @@ def device_map_of(
             f"({OUTSIDE!r}, 'blocks.0', ...) to devices.",
             device_map=asked,
         )
-    found = DeviceMap(computed(asked, units, limits))
+    known = free_now() if limits is None else limits
+    found = DeviceMap(computed(asked, units, known))
     if limits is not None:
         check_limits(found, units, limits)
-    return found
+    held = sum(unit.bytes for name, unit in units.items() if found.kept[name] == found.main)
+    return replace(found, room=max(0, known.get(found.main, 0) - held))
 
 
 def written(asked: Mapping[str, Device], layers: Mapping[int, str]) -> dict[str, str]:
@@ -273,15 +282,20 @@ def visitors(found: DeviceMap, units: Mapping[str, Unit]) -> list[Unit]:
     return [unit for name, unit in units.items() if found.offloaded(name) and (name != OUTSIDE or found.main != "cpu")]
 
 
+def largest(found: DeviceMap, units: Mapping[str, Unit], count: int) -> list[int]:
+    """The bytes of the largest units that come and go."""
+    return sorted((unit.bytes for unit in visitors(found, units)), reverse=True)[:count]
+
+
 def check_limits(found: DeviceMap, units: Mapping[str, Unit], limits: Limits) -> None:
     """Refuse limits under which what comes and goes has no room, or the disk too little."""
     room = limits.get(found.main, 0)
-    largest = max(visitors(found, units), key=lambda unit: unit.bytes, default=None)
-    if largest is not None and largest.bytes > room:
+    most = max(visitors(found, units), key=lambda unit: unit.bytes, default=None)
+    if most is not None and most.bytes > room:
         raise LoadError(
-            f"max_memory gives {found.main!r} {room:,} bytes, and {largest.name!r} alone needs {largest.bytes:,} there "
+            f"max_memory gives {found.main!r} {room:,} bytes, and {most.name!r} alone needs {most.bytes:,} there "
             "when its turn comes. Give more, or load in a narrower dtype.",
-            needed=largest.bytes,
+            needed=most.bytes,
             given=room,
         )
     on_disk = sum(unit.bytes for name, unit in units.items() if found.kept[name] == "disk")

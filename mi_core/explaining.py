@@ -81,6 +81,7 @@ def use_words(use: PlaceUse, main: str) -> str:
     what = [layer_words(layers)] if layers else []
     what += ["embedding and unembedding"] if OUTSIDE in use.units else []
     coming = f", brought to {main} for each call" if use.offloaded else ""
+    coming += ", the next one while a layer computes" if use.ahead else ""
     return f"{' and '.join(what)}: {amount(use.bytes)} on {use.place}{coming}"
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mi_core.abreast import Stages, alone
+from mi_core.abreast import Stages, alone, computed_on, expecting
 from mi_core.errors import HookContractBroken
 from mi_core.memory import NOTHING
-from mi_core.placed import stream_on
+from mi_core.parking import Parking
 from mi_core.protocols import Backend, Batch, Block, Memory, Stream, Tap
 from mi_core.taps import IDLE
 
@@ -67,49 +67,58 @@ def stages(
     logits: str | None = "all",
     streams: list[Stream] | None = None,
     kept: list[Memory],
-    parked: torch.device | None = None,
+    parked: Parking | None = None,
 ) -> Stages[Outcome]:
     """What :func:`forward` does, stage by stage; ``kept`` is filled with memories as they are made.
 
-    Between stages the stream waits on the device ``parked``.
+    Between stages the stream is ``parked``.
     """
     blocks = backend.blocks
-    stop = len(blocks) if last_layer is None else min(last_layer + 1, len(blocks))
-    yield -1
-    stream = backend.embed(batch, taps.outside)
-    for layer, block in enumerate(blocks[:stop]):
-        stream = waiting(stream, parked, streams)
-        yield layer
-        tap = taps.layers.get(layer, IDLE)
-        before = None if memory is None else memory[layer]
-        if tap is IDLE and logits == "last" and layer == len(blocks) - 1 and batch.record is None:
-            stream, after = block(stream, replace(batch, keep=batch.length[:, None] - 1), tap, before)
-        elif tap is IDLE:
-            stream, after = block(stream, batch, tap, before)
-        else:
-            stream, after = through(block, stream, batch, tap, before)
-        if batch.record is not None:
-            if after is None and not backend.shape.causal:
-                after = NOTHING
-            if after is None:
-                raise HookContractBroken(
-                    f"block {layer} was asked to record its memory ({batch.record!r}) and returned none.", layer=layer
-                )
-            kept.append(after)
-    stream = waiting(stream, parked, streams)
-    if last_layer is not None and last_layer < len(blocks):
-        return Outcome(None, tuple(kept))
-    yield len(blocks)
-    resid = stream.resid
-    if logits == "last" and resid.shape[1] > 1:
-        row = torch.arange(len(resid), device=resid.device)
-        resid = resid[row, (batch.length - 1).to(resid.device)][:, None]
-    return Outcome(backend.unembed(resid, taps.outside), tuple(kept))
+    total = len(blocks)
+    stop = total if last_layer is None else min(last_layer + 1, total)
+    whole = last_layer is None or last_layer >= total
+    with expecting(backend, range(-1, total + 1 if whole else stop)) as begin:
+        yield -1
+        begin()
+        stream = waiting(backend.embed(batch, taps.outside), parked, streams)
+        for layer, block in enumerate(blocks[:stop]):
+            yield layer
+            if parked is not None:
+                (stream,) = parked.back([stream], computed_on(backend, block))
+            tap, before = taps.layers.get(layer, IDLE), None if memory is None else memory[layer]
+            if tap is IDLE and logits == "last" and layer == total - 1 and batch.record is None:
+                stream, after = block(stream, replace(batch, keep=batch.length[:, None] - 1), tap, before)
+            elif tap is IDLE:
+                stream, after = block(stream, batch, tap, before)
+            else:
+                stream, after = through(block, stream, batch, tap, before)
+            if batch.record is not None:
+                kept.append(recorded(after, backend, layer, batch.record))
+            stream = waiting(stream, parked, streams)
+        if not whole:
+            return Outcome(None, tuple(kept))
+        yield total
+        resid = stream.resid
+        if logits == "last" and resid.shape[1] > 1:
+            row = torch.arange(len(resid), device=resid.device)
+            resid = resid[row, (batch.length - 1).to(resid.device)][:, None]
+        return Outcome(backend.unembed(resid, taps.outside), tuple(kept))
 
 
-def waiting(stream: Stream, parked: torch.device | None, streams: list[Stream] | None) -> Stream:
+def recorded(memory: Memory | None, backend: Backend, layer: int, asked: object) -> Memory:
+    """What a layer remembers that was asked to."""
+    if memory is None and not backend.shape.causal:
+        return NOTHING
+    if memory is None:
+        raise HookContractBroken(
+            f"block {layer} was asked to record its memory ({asked!r}) and returned none.", layer=layer
+        )
+    return memory
+
+
+def waiting(stream: Stream, parked: Parking | None, streams: list[Stream] | None) -> Stream:
     """The stream between two stages: where it waits, and kept if somebody wants it."""
-    stream = stream if parked is None else stream_on(stream, parked)
+    stream = stream if parked is None else parked.put(stream)
     if streams is not None:
         streams.append(stream)
     return stream

@@ -2,34 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from mi_core.fill import assign
+from mi_core.prefetching import Courier, Stop
 
 __all__ = ["Desk", "Offloaded"]
 
 
-@dataclass(eq=False)
 class Desk:
-    """Where the backward pass has the weights of one unit at a time; a model has one."""
+    """Where the weights of units come to; a model has one. The backward pass has them there one unit at a time."""
 
-    unit: Offloaded | None = None
-    storages: list[torch.UntypedStorage] = field(default_factory=list)
+    def __init__(self, courier: Courier) -> None:
+        self.courier = courier
+        self.unit: Offloaded | None = None
+        self.storages: list[torch.UntypedStorage] = []
+        self.latest: weakref.ref[Visit] | None = None
+        """The last visit of which a graph holds something, in the forward pass on its way."""
 
-    def cleared(self, unit: Offloaded | None = None) -> None:
+    def expecting(self, stops: Sequence[Stop]) -> AbstractContextManager[Callable[[], None]]:
+        """A forward pass begins, that comes to these stops."""
+        self.latest = None
+        return self.courier.journey(stops)
+
+    def lay(self, visit: Visit) -> None:
+        """Have a unit's weights for the backward pass; those of the unit that it comes to next are on their way."""
+        self.cleared()
+        try:
+            self.storages = storages_of(self.courier.take(visit.unit))
+        except BaseException:
+            self.courier.left(visit.unit)
+            raise
+        self.unit = visit.unit
+        if torch._C._current_graph_task_id() >= 0:
+            # torch calls it when the backward pass is over
+            torch.autograd.Variable._execution_engine.queue_callback(self.closed)
+            before = visit.before()
+            if before is not None:
+                self.courier.begin(before.unit)
+
+    def cleared(self) -> None:
         """Let go what lies there."""
-        self.unit, self.storages = unit, []
+        unit, self.unit, self.storages = self.unit, None, []
+        if unit is not None:
+            self.courier.left(unit)
+
+    def closed(self) -> None:
+        """Let go that, and what was to come next."""
+        self.courier.drop()
+        self.cleared()
+
+
+@dataclass(eq=False)
+class Visit:
+    """One stay of a unit's weights, of which a graph has saved something."""
+
+    unit: Offloaded
+    before: Callable[[], Visit | None]
+    """The visit before it in the forward pass, while a graph waits for that too."""
 
 
 @dataclass(frozen=True)
 class Held:
     """A weight in an autograd graph, by what it is made of instead of its numbers."""
 
+    visit: Visit
     storage: int
     dtype: torch.dtype
     size: torch.Size
@@ -60,14 +103,12 @@ class Offloaded:
     @property
     def bytes(self) -> int:
         """What is brought in."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.empty.values())
+        return sum({id(tensor): tensor.nbytes for tensor in self.empty.values()}.values())
 
-    def values(self) -> dict[str, Tensor]:
-        """The weights on their device, to be let go by whoever asks for them; tied ones are one tensor."""
+    def read(self) -> Mapping[str, Tensor]:
+        """The weights in the host's memory, to be let go by whoever asks for them; tied ones are one tensor."""
         self.brought += 1
-        made: dict[int, Tensor] = {}
-        read = self._read()
-        return {name: made.setdefault(id(value), value.to(self.device)) for name, value in read.items()}
+        return self._read()
 
     @contextmanager
     def present(self, *, numbers: bool = True) -> Iterator[None]:
@@ -75,16 +116,19 @@ class Offloaded:
         if self._inside:
             yield
             return
-        self.desk.cleared()
-        values = self.values() if numbers else self._stand_ins()
+        values: dict[str, Tensor] = {}
         self._inside += 1
         try:
+            self.desk.cleared()
+            values = self.desk.courier.take(self) if numbers else self._stand_ins()
             self._put(values)
             with self._outside_of_graphs(values) if torch.is_grad_enabled() and numbers else nullcontext():
                 yield
         finally:
             self._inside -= 1
             self._put(self.empty)
+            values.clear()
+            self.desk.courier.left(self)
 
     def _put(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
@@ -104,24 +148,28 @@ class Offloaded:
     def _outside_of_graphs(self, values: Mapping[str, Tensor]) -> AbstractContextManager[object]:
         """What autograd saves of the weights is saved by name."""
         index = {storage._cdata: at for at, storage in enumerate(storages_of(values))}
+        visit = Visit(self, self.desk.latest or (lambda: None))
 
         def pack(tensor: Tensor) -> Tensor | Held:
             at = index.get(tensor.untyped_storage()._cdata)
             if at is None:
                 return tensor
-            return Held(at, tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+            self.desk.latest = weakref.ref(visit)
+            return Held(visit, at, tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
 
-        return torch.autograd.graph.saved_tensors_hooks(pack, self._unpacked)
+        return torch.autograd.graph.saved_tensors_hooks(pack, unpacked)
 
-    def _unpacked(self, saved: Tensor | Held) -> Tensor:
-        if isinstance(saved, Tensor):
-            return saved
-        if self.desk.unit is not self:
-            self.desk.cleared(self)
-            self.desk.storages = storages_of(self.values())
-        storage = self.desk.storages[saved.storage]
-        made = torch.empty(0, dtype=saved.dtype, device=storage.device)
-        return made.set_(storage, saved.offset, saved.size, saved.stride)
+
+def unpacked(saved: Tensor | Held) -> Tensor:
+    """What autograd saved, with the weights of its unit on the desk."""
+    if isinstance(saved, Tensor):
+        return saved
+    desk = saved.visit.unit.desk
+    if desk.unit is not saved.visit.unit:
+        desk.lay(saved.visit)
+    storage = desk.storages[saved.storage]
+    made = torch.empty(0, dtype=saved.dtype, device=storage.device)
+    return made.set_(storage, saved.offset, saved.size, saved.stride)
 
 
 def storages_of(values: Mapping[str, Tensor]) -> list[torch.UntypedStorage]:

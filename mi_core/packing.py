@@ -13,7 +13,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from mi_core.abreast import Stages, alone
+from mi_core.abreast import Stages, alone, computed_on, expecting
 from mi_core.binding import Binding
 from mi_core.calling import check_fired, gather, taps_for
 from mi_core.forking import Fork
@@ -21,7 +21,7 @@ from mi_core.loop import Taps
 from mi_core.lots import Lot, in_one_row
 from mi_core.names import Point, Points
 from mi_core.pack_taps import Columns, Place, Rows, joined_taps
-from mi_core.placed import stream_on
+from mi_core.parking import Parking
 from mi_core.protocols import Stream
 from mi_core.taps import IDLE, BoundTap, Record
 from mi_core.trunk import Trunk
@@ -75,7 +75,7 @@ class Pack:
     """Variants of one trunk, run layer by layer; a call of a block has at most ``tokens`` tokens, or one variant."""
 
     def __init__(
-        self, trunk: Trunk, variants: Sequence[Variant], tokens: int, *, parked: torch.device | None = None
+        self, trunk: Trunk, variants: Sequence[Variant], tokens: int, *, parked: Parking | None = None
     ) -> None:
         self.trunk = trunk
         self.backend = trunk.backend
@@ -104,18 +104,21 @@ class Pack:
         """The same, stage by stage; of a trunk that grows, a layer must be there when the variants come to it."""
         members: list[Member] = []
         n_layers = len(self.backend.blocks)
-        for layer in range(-1, n_layers + 1):
-            yield layer
-            arrived = [self._arrived(*pair, layer) for pair in self.variants if pair[0].fork.layer == layer]
-            if arrived:
-                # those that start at the same columns stand side by side
-                members = sorted([*members, *arrived], key=lambda member: self.order[id(member.lot)])
-            if 0 <= layer < n_layers and members:
-                self._layer(layer, members, last_only and layer == n_layers - 1)
-            if self.parked is not None:
-                for member in members:
-                    member.stream = stream_on(member.stream, self.parked)
-        self._unembed(members, last_only)
+        own = range(min(variant.fork.layer for variant, _ in self.variants), n_layers + 1)
+        with expecting(self.backend, own) as begin:
+            for layer in own:
+                yield layer
+                begin()
+                arrived = [self._arrived(*pair, layer) for pair in self.variants if pair[0].fork.layer == layer]
+                if arrived:
+                    # those that start at the same columns stand side by side
+                    members = sorted([*members, *arrived], key=lambda member: self.order[id(member.lot)])
+                if 0 <= layer < n_layers and members:
+                    self._layer(layer, members, last_only and layer == n_layers - 1)
+                if self.parked is not None and layer < n_layers:
+                    for member in members:
+                        member.stream = self.parked.put(member.stream)
+            self._unembed(members, last_only)
         for variant, lot in self.variants:
             check_fired(variant.binding, seen(variant))
             gather(variant.binding, variant.record, lot.device)
@@ -125,8 +128,6 @@ class Pack:
         rows = torch.arange(lot.n_rows)
         taps = taps_for(variant.binding, lot.layout, rows, variant.record, lot.device, False)
         stream = self.backend.embed(lot.batch(1), taps.outside) if layer < 0 else lot.stream(layer)
-        if self.parked is not None:
-            stream = stream_on(stream, self.parked)
         return Member(variant, lot, taps, stream)
 
     def _layer(self, layer: int, members: Sequence[Member], last: bool) -> None:
@@ -156,17 +157,19 @@ class Pack:
     def _block(self, layer: int, members: Sequence[Member], *, keep_last: bool = False) -> None:
         """One block on some members: their rows below each other, or a call in parts if they are of several lots."""
         block, lot, n_rows = self.backend.blocks[layer], members[0].lot, members[0].lot.n_rows
-        taps = [member.tap(layer) for member in members]
+        taps, streams = [member.tap(layer) for member in members], [member.stream for member in members]
+        if self.parked is not None:
+            streams = self.parked.back(streams, computed_on(self.backend, block))
         places: list[Place] = [Rows(at * n_rows, n_rows) for at in range(len(members))]
         if all(member.lot is lot for member in members):
             batch, memory = lot.batch(len(members), keep_last=keep_last), lot.memory(layer, len(members))
             tap = joined_taps(taps, places, len(members) * n_rows)
-            stream, _ = block(stacked([member.stream for member in members]), batch, tap, memory)
+            stream, _ = block(stacked(streams), batch, tap, memory)
         else:
             runs = [(own, len(list(found))) for own, found in groupby(member.lot for member in members)]
             batch = in_one_row([own.part(layer, count, keep_last=keep_last) for own, count in runs])
             places = stretches([(n_rows, member.lot.width) for member in members])
-            resid = torch.cat([member.stream.resid.flatten(0, 1) for member in members])[None]
+            resid = torch.cat([stream.resid.flatten(0, 1) for stream in streams])[None]
             stream, _ = block(Stream(resid), batch, joined_taps(taps, places, 1), None)
             if stream.resid.shape[1] != resid.shape[1]:
                 places = stretches([(n_rows, 1)] * len(members))

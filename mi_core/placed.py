@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from mi_core.device_maps import OUTSIDE, DeviceMap, PlaceUse, Unit, uses_of
 from mi_core.errors import NotLoaded
 from mi_core.fill import slots
-from mi_core.offloading import Offloaded
-from mi_core.protocols import Backend, Batch, Block, Memory, ModelShape, Part, Site, Stream, Tap
+from mi_core.moving import batch_on, memory_on, stream_on
+from mi_core.offloading import Desk, Offloaded
+from mi_core.parking import Parking
+from mi_core.protocols import Backend, Batch, Block, Memory, ModelShape, Site, Stream, Tap
+from mi_core.side_streams import side_stream
 from mi_core.taps import IDLE
 
-__all__ = ["PlacedBackend", "PlacedBlock", "placed_in", "stream_on"]
+__all__ = ["PlacedBackend", "PlacedBlock", "placed_in"]
 
 
 class PlacedBackend(nn.Module):
@@ -36,14 +39,17 @@ class PlacedBackend(nn.Module):
         layers: Mapping[int, str],
         offloaded: Mapping[str, Offloaded],
         *,
+        desk: Desk | None = None,
         numbers: bool = True,
     ) -> None:
         super().__init__()
         self.inner = inner
         self.device_map, self.units, self.layers, self.offloaded = device_map, units, layers, offloaded
-        self.numbers = numbers
+        self.desk, self.numbers = desk, numbers
         self.device = torch.device(device_map.main)
         """Where inputs, logits and captures are."""
+        self.parking = None if self.device.type == "cpu" else Parking(self.device, side_stream(self.device))
+        """Where streams of runs side by side wait."""
         self.blocks: tuple[Block, ...] = tuple(
             PlacedBlock(block, torch.device(device_map.computed_on(unit)), self.device, offloaded.get(unit), numbers)
             for block, unit in zip(inner.blocks, layers.values(), strict=True)
@@ -116,7 +122,7 @@ class PlacedBackend(nn.Module):
         found: dict[str, Tensor] = {}
         places = slots(self.inner)  # type: ignore[arg-type]  # it is a module
         for unit in self.units.values():
-            own = self.offloaded[unit.name].values() if unit.name in self.offloaded else places
+            own = self.offloaded[unit.name].read() if unit.name in self.offloaded else places
             for name, source in zip(unit.parameters, unit.sources, strict=True):
                 found[name] = found.setdefault(source, own[name].cpu())
         return found
@@ -174,41 +180,6 @@ class TapOn:
     def cut_edges(self) -> Tensor | None:
         cut = self.tap.cut_edges()
         return None if cut is None else cut.to(self.device)
-
-
-def stream_on(stream: Stream, device: torch.device) -> Stream:
-    """A stream on a device; itself if it is there."""
-    if stream.resid.device == device:
-        return stream
-    return Stream(stream.resid.to(device), {name: value.to(device) for name, value in stream.side.items()})
-
-
-def memory_on(memory: Memory | None, device: torch.device) -> Memory | None:
-    """A memory on a device; itself if it is there."""
-    if memory is None or all(tensor.device == device for tensor in memory.tensors().values()):
-        return memory
-    return memory.to(device)
-
-
-def batch_on(batch: Batch, device: torch.device) -> Batch:
-    """A batch on a device; itself if it is there. What does not change between layers is moved once for each call."""
-    if batch.positions.device == device:
-        return batch
-
-    def moved() -> Batch:
-        return Batch(
-            inputs=batch.inputs.to(device),
-            start=batch.start.to(device),
-            length=batch.length.to(device),
-            total=batch.total.to(device),
-            positions=batch.positions.to(device),
-            parts=tuple(Part(batch_on(part.batch, device), memory_on(part.memory, device)) for part in batch.parts),
-        )
-
-    there: Batch = batch.once(("on", device), moved)
-    keep = None if batch.keep is None else batch.keep.to(device)
-    record = batch.record.to(device) if isinstance(batch.record, Tensor) else batch.record
-    return replace(there, keep=keep, record=record)
 
 
 def placed_in(backend: object) -> PlacedBackend | None:

@@ -21,6 +21,7 @@ from mi_core.captured import captured_as
 from mi_core.errors import InputError
 from mi_core.layout import Layout
 from mi_core.memory import ModelMemory, remembered
+from mi_core.parking import Parking
 from mi_core.prompts import Prompts
 from mi_core.protocols import Backend, Memory, Stream
 from mi_core.receipt import Receipt
@@ -165,7 +166,7 @@ class Plan:
 
     def staged(
         self,
-        parked: torch.device | None,
+        parked: Parking | None,
         *,
         kept: Record | None = None,
         streams: list[Stream] | None = None,

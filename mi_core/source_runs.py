@@ -15,6 +15,7 @@ from torch import Tensor
 from mi_core.abreast import Stages
 from mi_core.forking import layer_of
 from mi_core.names import Point
+from mi_core.parking import Parking
 from mi_core.run import Run
 from mi_core.selection import Selection, select
 from mi_core.selectors import Selector
@@ -91,7 +92,7 @@ class SourceRun(Run):
         finally:
             self._expected = False
 
-    def beside(self, parked: torch.device | None) -> tuple[Stages[Any], Stages[None]]:
+    def beside(self, parked: Parking | None) -> tuple[Stages[Any], Stages[None]]:
         """It and what lets its values go: what runs before those that take values from it, and what runs behind them.
 
         It stops after the last layer that it is asked for.

@@ -17,10 +17,13 @@ from mi_core.blueprint import Blueprint
 from mi_core.device_maps import Device, Limits, Unit, check_present, device_map_of, layer_units, units_of
 from mi_core.errors import LoadError
 from mi_core.fill import assign, check_checkpoint, check_loaded, check_value, converted, kept_dtype, slots, viewed
+from mi_core.lanes import lane_to
 from mi_core.offloading import Desk, Offloaded
 from mi_core.placed import PlacedBackend
+from mi_core.prefetching import Courier
 from mi_core.protocols import Backend
 from mi_core.safetensors_header import read_header
+from mi_core.side_streams import side_stream
 from mi_core.tensors import TensorIndex
 
 __all__ = ["Spreading"]
@@ -56,7 +59,9 @@ class Spreading:
         found = device_map_of(asked, units, limits, layers=self.layers)
         for place in dict.fromkeys(found.kept.values()):
             check_present(place)
-        desk, offloaded = Desk(), dict[str, Offloaded]()
+        main = torch.device(found.main)
+        desk = Desk(Courier(lane_to(main, side_stream(main)), found.room))
+        offloaded: dict[str, Offloaded] = {}
         resident: dict[tuple[str, str], Tensor] = {}
         store = None if folder is None else Store(Path(folder))
         for name, unit in units.items():
@@ -67,7 +72,7 @@ class Spreading:
                 self._settle(unit, found.kept[name], resident)
         coming = {parameter for name in offloaded for parameter in units[name].parameters}
         check_loaded(self.module, family, offloaded=coming)
-        return PlacedBackend(self.backend, found, units, self.layers, offloaded), ignored
+        return PlacedBackend(self.backend, found, units, self.layers, offloaded, desk=desk), ignored
 
     def _value(self, name: str, device: str, tensors: TensorIndex) -> tuple[Tensor, int]:
         """A parameter's numbers on a device, and how many bytes were copied for them."""

@@ -13,7 +13,7 @@ from small_models import CONFIG
 import mi_core as mi
 from mi_core import spreading, tensors
 from mi_core.building import initialise_randomly
-from mi_core.device_maps import DeviceMap, Unit, bytes_of, device_map_of, limits_of
+from mi_core.device_maps import DeviceMap, Unit, bytes_of, device_map_of, limits_of, uses_of
 from mi_core.errors import LoadError, TensorMismatch
 from mi_core.fill import slots
 from mi_core.loading import resolve
@@ -53,14 +53,30 @@ def test_what_stays_and_what_comes_never_exceeds_a_limit(outside, layer, kind, d
 
 def test_what_fits_stays_whole_and_in_order():
     assert set(device_map_of("auto", units(10, 10), {"cpu": 1000}, layers=LAYERS).kept.values()) == {"cpu"}
-    split = device_map_of("sequential", units(10, 10), {"cuda:0": 31, "cpu": 21}, layers=LAYERS).kept
+    split = device_map_of("sequential", units(10, 10), {"cuda:0": 41, "cpu": 21}, layers=LAYERS).kept
     assert list(split.values()) == ["cuda:0", "cuda:0", "cpu", "disk", "disk"]
     balanced = device_map_of("balanced", units(2, 10), {"cuda:0": 90, "cuda:1": 90}, layers=LAYERS).kept
     assert list(balanced.values()) == ["cuda:0"] * 2 + ["cuda:1"] * 3
 
 
+@given(st.integers(1, 200), st.integers(1, 50), st.sampled_from(["auto", "balanced", "sequential"]), st.data())
+def test_there_is_room_for_two_that_come_where_one_leaves_it_and_the_embedding(outside, layer, kind, data):
+    made = units(outside, layer)
+    limit = data.draw(st.integers(max(outside, layer), 400))
+    found = device_map_of(kind, made, {"cpu": limit}, layers=LAYERS)
+    coming = [name for name in LAYERS.values() if found.offloaded(name)]
+    held = sum(unit.bytes for name, unit in made.items() if found.kept[name] == "cpu")
+    assert found.room == limit - held
+    (on_disk,) = [use for use in uses_of(found, made) if use.place == "disk"] or [None]
+    ahead = on_disk is not None and on_disk.ahead
+    assert ahead == (len(coming) > 1 and 2 * layer <= found.room)
+    if outside + 2 * layer <= limit and coming:
+        assert found.room >= min(2, len(coming)) * layer
+        assert found.kept["outside"] == "cpu" or found.room >= 2 * layer
+
+
 def test_an_embedding_that_fits_nowhere_does_not_push_the_layers_to_disk():
-    found = device_map_of("auto", units(100, 10), {"cpu": 125}, layers=LAYERS).kept
+    found = device_map_of("auto", units(100, 10), {"cpu": 135}, layers=LAYERS).kept
     assert [place for name, place in found.items() if name != "outside"].count("cpu") >= 1
 
 
