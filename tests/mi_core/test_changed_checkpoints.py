@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def gone(file):
-    os.remove(file)
+    file.unlink()
 
 
 def cut(file):
@@ -34,7 +34,7 @@ def cut(file):
 
 
 def shorter(file):
-    os.truncate(file, os.path.getsize(file) // 2)
+    os.truncate(file, file.stat().st_size // 2)
 
 
 def other_weights(file):
@@ -42,20 +42,23 @@ def other_weights(file):
 
 
 def replaced(file):
-    save_file(other_weights(file), f"{file}.new")
-    os.replace(f"{file}.new", file)
+    new = file.with_suffix(".new")
+    save_file(other_weights(file), new)
+    new.replace(file)
 
 
 def overwritten(file):
-    save_file(other_weights(file), f"{file}.new")
-    with open(f"{file}.new", "rb") as new, open(file, "r+b") as old:
-        old.write(new.read())
+    new = file.with_suffix(".new")
+    save_file(other_weights(file), new)
+    with file.open("r+b") as old:
+        old.write(new.read_bytes())
 
 
 def put_back(file):
     """The same numbers in another file, as a checkout or a download makes them."""
-    shutil.copyfile(file, f"{file}.new")
-    os.replace(f"{file}.new", file)
+    new = file.with_suffix(".new")
+    shutil.copyfile(file, new)
+    new.replace(file)
 
 
 @pytest.mark.parametrize("places", [{"": "disk"}, {"": "cpu", "blocks.1": "disk"}])
@@ -81,11 +84,11 @@ def test_weights_of_another_file_are_refused(folder, happens, places):
 def test_a_file_that_comes_back_is_read_on(folder):
     model = mi.load(folder, device_map={"": "disk"})
     wanted = model.run(IDS).logits
-    os.rename(folder, folder.parent / "away")
-    with pytest.raises(CorruptCheckpoint, match="is gone.*Put it back"):
+    folder.rename(folder.parent / "away")
+    with pytest.raises(CorruptCheckpoint, match=r"is gone.*Put it back"):
         model.run(IDS, mi.capture("blocks.1.hook_resid_post"))
     assert all(parameter.is_meta for parameter in model.backend.inner.parameters())
-    os.rename(folder.parent / "away", folder)
+    (folder.parent / "away").rename(folder)
     assert torch.equal(model.run(IDS).logits, wanted)
 
 
