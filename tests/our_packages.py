@@ -9,6 +9,7 @@ PACKAGES = (
     "mi_families",
     "mi_analyses",
     "mi_dictionaries",
+    "mi_graphs",
     "mi_algzoo",
     "mi_probing",
     "mi_registry",
