@@ -4,6 +4,7 @@ from mi_dictionaries.about import About
 from mi_dictionaries.activations import AbsTopK, Activation, Gated, GroupMax, JumpReLU, ReLU, TanhReLU, TopK
 from mi_dictionaries.adapters import adapted
 from mi_dictionaries.cross_layer import cross_layer_transcoder_layer
+from mi_dictionaries.crosscoding import precomputed_splice
 from mi_dictionaries.evaluation import Evaluation, evaluate
 from mi_dictionaries.feature_effects import logit_effects, neighbours, projections
 from mi_dictionaries.feature_report import FeatureReport, feature_report
@@ -58,6 +59,7 @@ __all__ = [
     "load",
     "logit_effects",
     "neighbours",
+    "precomputed_splice",
     "projections",
     "save",
     "save_circuit_tracer",

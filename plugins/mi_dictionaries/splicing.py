@@ -7,7 +7,7 @@ the reconstruction, never the reconstruction and its error apart, so that the id
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -22,7 +22,7 @@ from mi_dictionaries.sets import DictionarySet
 from mi_dictionaries.temporal import Temporal
 from mi_dictionaries.token_masks import AllBut, OfRows
 
-__all__ = ["Splice", "splice"]
+__all__ = ["Splice", "splice", "stacked"]
 
 PRE: Final = "hook_sae_acts_pre"
 POST: Final = "hook_sae_acts_post"
@@ -59,7 +59,7 @@ def splice(
 
     Raises:
         SpecError: a mask and tokens to skip at once; layers of what is no set, or that it has not; a constant error
-            where one dictionary writes to several points.
+            where one dictionary writes to several points; a crosscoder, which `precomputed_splice` takes.
 
     Source: SAELens 6.54, HookedSAETransformer, for the names; Marks et al. 2024, "Sparse Feature Circuits", A.3, for
     the constant error.
@@ -70,6 +70,14 @@ def splice(
         spec = sum(of_set(dictionary, error, name, layers, constant_error), mi.HookSpec())
     elif layers is not None:
         raise SpecError(f"layers={list(layers)} selects layers of a set; this is one dictionary.")
+    elif len(dictionary.reads) > 1 and len(dictionary.writes) > 1:
+        raise SpecError(
+            f"the dictionary at {dictionary.site_in!r} is a crosscoder: it reads {list(dictionary.reads)} and writes "
+            f"{list(dictionary.writes)}, and when its features are known, points that it writes are past. Take two "
+            "passes: mi_dictionaries.precomputed_splice(model, inputs, dictionary, edits).",
+            reads=tuple(dictionary.reads),
+            writes=tuple(dictionary.writes),
+        )
     else:
         spec = mi.insert(Splice(dictionary, error, constant_error), name or dictionary.site_in)
     if mask is not None:
@@ -162,8 +170,7 @@ class Splice:
         through = self.constant_error and torch.is_grad_enabled()
         if self.error and not through and not tap.wants(PRE, POST, RECONS, ERROR):
             return dict.fromkeys(self.writes)
-        reads = self.dictionary.reads
-        x = values[reads[0]] if len(reads) == 1 else torch.stack([values[point] for point in reads], dim=-2)
+        x = stacked([values[point] for point in self.dictionary.reads])
         clean, features = self._features(x, tap)
         out = values.get(self.writes[0])
         if not self.error:
@@ -230,6 +237,11 @@ class Splice:
 
     def _to(self, found: Mapping[str, Tensor | mi.Intervention]) -> dict[str, Tensor | mi.Intervention | None]:
         return {point: result if point in self.only else None for point, result in found.items()}
+
+
+def stacked(values: Sequence[Tensor]) -> Tensor:
+    """What a dictionary encodes, of the values at its reads."""
+    return values[0] if len(values) == 1 else torch.stack(list(values), dim=-2)
 
 
 def moved(site: str, value: Tensor, tap: Tap) -> Tensor | None:
