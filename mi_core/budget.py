@@ -11,7 +11,7 @@ import torch
 if TYPE_CHECKING:
     from mi_core.model import Model
 
-__all__ = ["free_bytes", "halved_on_out_of_memory", "tokens_that_fit"]
+__all__ = ["free_bytes", "halved_on_out_of_memory", "is_out_of_memory", "tokens_that_fit"]
 
 SHARE = 0.25
 """The part of free memory that a sweep may fill."""

@@ -20,7 +20,7 @@ from mi_core.selection import Selection
 from mi_core.selectors import Selector
 from mi_core.spec import HookSpec
 
-__all__ = ["Collector"]
+__all__ = ["Collector", "Making"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,41 +37,25 @@ class Collector:
     dtype: str | None = None
     """What floating-point numbers are stored as; None leaves them as they were computed."""
 
-    def collect(self, windows: Sequence[Window], tick: Callable[[int], None] = lambda _: None) -> dict[str, Tensor]:
-        """The tensors of a shard: rows in the order of windows and positions, however they were run.
+    def collect(self, shards: Sequence[Making]) -> list[dict[str, Tensor]]:
+        """The tensors of some shards; weights that come and go come once for all of them."""
+        runs = [(shard, number) for shard in shards for number in range(len(shard.chunks))]
 
-        ``tick`` is told, after each run, how many tokens it had.
-        """
+        def keep(index: int, called: Called) -> None:
+            shard, number = runs[index]
+            shard.keep(number, called)
+
+        self.run([shard.chunks[number].plan for shard, number in runs], keep)
+        return [shard.tensors() for shard in shards]
+
+    def making(self, windows: Sequence[Window], tick: Callable[[int], None] = lambda _: None) -> Making:
+        """A shard that is to be made of some windows; ``tick`` is told of each of its runs how many tokens it had."""
         lengths = torch.tensor([len(window.ids) for window in windows])
         reached = torch.tensor([row for row, window in enumerate(windows) if reaches(self.pos, len(window.ids))])
         batches = [reached[rows] for rows in row_chunks(lengths[reached], self.batch_tokens)] if len(reached) else []
         # the longest first: what does not fit into memory shows at once
         chunks = [self.chunk(rows, [windows[row] for row in rows.tolist()]) for rows in reversed(batches)]
-        counts = torch.zeros(len(windows), dtype=torch.long)
-        for chunk in chunks:
-            counts[chunk.rows] = chunk.wanted.sum(1)
-        begin = counts.cumsum(0) - counts
-        total = int(counts.sum())
-        position = torch.empty(total, dtype=torch.int32)
-        stored = Placement("cpu", self.dtype)
-        made: dict[str, Tensor] = {}
-
-        def keep(number: int, called: Called) -> None:
-            chunk = chunks[number]
-            to = (begin[chunk.rows, None] + chunk.wanted.cumsum(1) - 1)[chunk.wanted]
-            position[to] = chunk.index[chunk.wanted].int()
-            for name, bound in chunk.plan.binding.after.items():
-                value = every_dim(called.record.after[name], bound.selection)
-                value = stored.put(value[chunk.wanted.to(value.device)])
-                if name not in made:
-                    made[name] = value.new_empty(total, *value.shape[1:])
-                made[name][to] = value
-            tick(int(chunk.plan.layout.length.sum()))
-
-        self.run([chunk.plan for chunk in chunks], keep)
-        made["row.window"] = torch.repeat_interleave(torch.arange(len(windows), dtype=torch.int32), counts)
-        made["row.position"] = position
-        return made | {f"window.{name}": value for name, value in vars(ShardWindows.of(windows)).items()}
+        return Making(windows, chunks, Placement("cpu", self.dtype), tick)
 
     def run(self, plans: Sequence[Plan], keep: Callable[[int, Called], None]) -> None:
         """Carry plans out one after the other; side by side, layer by layer, where weights come and go."""
@@ -124,6 +108,42 @@ class Chunk:
     """The positions that are captured."""
     wanted: Bool[Tensor, "row n"]
     """Which of these are kept."""
+
+
+class Making:
+    """A shard in the making: rows in the order of windows and positions, however they are run."""
+
+    def __init__(
+        self, windows: Sequence[Window], chunks: Sequence[Chunk], stored: Placement, tick: Callable[[int], None]
+    ) -> None:
+        self.windows, self.chunks, self.stored, self.tick = windows, chunks, stored, tick
+        self.counts = torch.zeros(len(windows), dtype=torch.long)
+        for chunk in chunks:
+            self.counts[chunk.rows] = chunk.wanted.sum(1)
+        self.begin = self.counts.cumsum(0) - self.counts
+        self.total = int(self.counts.sum())
+        self.position = torch.empty(self.total, dtype=torch.int32)
+        self.made: dict[str, Tensor] = {}
+
+    def keep(self, number: int, called: Called) -> None:
+        """Take the rows that are wanted of a run that is done."""
+        chunk = self.chunks[number]
+        to = (self.begin[chunk.rows, None] + chunk.wanted.cumsum(1) - 1)[chunk.wanted]
+        self.position[to] = chunk.index[chunk.wanted].int()
+        for name, bound in chunk.plan.binding.after.items():
+            value = every_dim(called.record.after[name], bound.selection)
+            value = self.stored.put(value[chunk.wanted.to(value.device)])
+            if name not in self.made:
+                self.made[name] = value.new_empty(self.total, *value.shape[1:])
+            self.made[name][to] = value
+        self.tick(int(chunk.plan.layout.length.sum()))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a shard's file holds."""
+        windows = {f"window.{name}": value for name, value in vars(ShardWindows.of(self.windows)).items()}
+        numbers = torch.arange(len(self.windows), dtype=torch.int32)
+        rows = {"row.window": torch.repeat_interleave(numbers, self.counts), "row.position": self.position}
+        return {**self.made, **rows, **windows}
 
 
 def reaches(pos: Selector | None, length: int) -> bool:

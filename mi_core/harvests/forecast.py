@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from mi_core.abreast import comes_and_goes
+from mi_core.budget import SHARE, free_bytes
 from mi_core.errors import HarvestError
 from mi_core.explaining import amount, weight_lines
 from mi_core.harvests.windows import Cut, Window
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from mi_core.harvests.settings import Asked
     from mi_core.model import Model
 
-__all__ = ["Forecast", "rows_in"]
+__all__ = ["Forecast", "rows_in", "shards_at_once"]
 
 BESIDE_A_ROW, BESIDE_A_WINDOW, BESIDE_A_TOKEN = 8, 24, 4
 """Bytes of a row's window and position, of a window's place, document and beginning, and of a token."""
@@ -70,16 +73,27 @@ class Forecast:
                 free=self.free,
             )
 
-    def lines(self, model: Model) -> list[str]:
-        """In words, for whoever waits."""
+    def lines(self, model: Model, at_once: int = 1) -> list[str]:
+        """In words, for whoever waits; so many shards are made at one time."""
         shards = f"{self.shards} shards" if self.shards > 1 else "1 shard"
         said = [f"about {amount(self.rows, 'rows')}, {amount(self.bytes)} in {shards}; {amount(self.free)} are free"]
         if comes_and_goes(model.backend):
-            said += [
-                *weight_lines(model),
-                f"layer by layer: these weights come once for each shard, {self.shards} times",
-            ]
+            passes = math.ceil(self.shards / at_once)
+            shards = "every shard" if at_once == 1 else f"every {at_once} shards"
+            times = "once for all" if passes == 1 else f"once for {shards}, {passes} times"
+            said += [*weight_lines(model), f"layer by layer: what is brought comes {times}"]
         return said
+
+
+def shards_at_once(asked: Asked, cut: Cut, processes: int = 1) -> int:
+    """How many shards like one are made together: as many as the host's memory holds, where weights come and go."""
+    if not comes_and_goes(asked.model.backend):
+        return 1
+    found = [rows_in(window, asked.cutting.pos) for window in cut.windows]
+    rows = sum(len(window.ids) if kept is None else kept for window, kept in zip(cut.windows, found, strict=True))
+    streams = cut.tokens * asked.model.shape.d_model * asked.model.dtype.itemsize
+    held = 2 * rows * asked.bytes_of_row + streams  # as they were captured, and as they are stored
+    return max(1, int(SHARE * free_bytes(torch.device("cpu")) / processes / held))
 
 
 def rows_in(window: Window, pos: Selector | None) -> int | None:

@@ -105,4 +105,6 @@ def test_weights_that_come_and_go_are_told_to_come_once_for_each_shard(monkeypat
     monkeypatch.setattr("mi_core.harvests.forecast.comes_and_goes", lambda _: True)
     lines = Forecast(1000, 5_000_000, 3, 10**9, 7).lines(small(seed=6))
     assert lines[0] == "about 1 thousand rows, 5 MB in 3 shards; 1 GB are free"
-    assert lines[-1] == "layer by layer: these weights come once for each shard, 3 times"
+    assert lines[-1] == "layer by layer: what is brought comes once for every shard, 3 times"
+    assert Forecast(1, 1, 9, 1, 1).lines(small(seed=6), 4)[-1].endswith("comes once for every 4 shards, 3 times")
+    assert Forecast(1, 1, 9, 1, 1).lines(small(seed=6), 9)[-1].endswith("comes once for all")

@@ -61,7 +61,7 @@ def test_two_processes_make_the_harvest_of_one(tmp_path) -> None:
             before(folder, number, *rest)
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("mi_core.harvests.harvesting.write_shard", write)
+            patched.setattr("mi_core.harvests.writing.write_shard", write)
             assert harvest(tmp_path / "two").complete
         (wrote / os.environ["RANK"]).write_text(" ".join(map(str, mine)), encoding="utf-8")
 

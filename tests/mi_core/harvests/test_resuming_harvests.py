@@ -39,11 +39,11 @@ def test_a_harvest_that_was_stopped_at_every_shard_ends_with_the_same_bytes(whol
     shards_there = len(mi.Harvest(whole).index["shards"])
     assert shards_there > 5
 
-    def once(self, windows, tick):
+    def once(self, shards):
         if once.calls:
             raise KeyboardInterrupt
         once.calls += 1
-        return collect(self, windows, tick)
+        return collect(self, shards)
 
     monkeypatch.setattr(Collector, "collect", once)
     for number in range(1, shards_there):
