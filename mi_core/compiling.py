@@ -1,4 +1,4 @@
-"""Whole plans compiled: a spec's run as one graph, with its captures as outputs.
+"""Whole plans compiled: a spec's run, or each column of a generation, as one graph with its captures as outputs.
 
 A run is traced once for each shape of input: its Python, taps and selectors included, is gone from the graph, so that
 there is nothing left to break it. What cannot be traced runs as it is, and says why.
@@ -8,39 +8,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mi_core.abreast import comes_and_goes
-from mi_core.calling import Called
+from mi_core.compiled_decoding import CompiledWriter, Decoding
 from mi_core.errors import HookContractBroken, NotCompiled
-from mi_core.protocols import ModelShape
+from mi_core.generating import generate
+from mi_core.placed import placed_in
 from mi_core.run import Run
-from mi_core.selection import Selection
-from mi_core.taps import Record
+from mi_core.traced import Traced, acting, called_of, named, operations_of, others
 from mi_core.tracing import NotAGraph, graph_of
 
 if TYPE_CHECKING:
+    from mi_core.generation import Generation
     from mi_core.model import Model
     from mi_core.plans import Logits, Plan
     from mi_core.spec import HookSpec
 
 __all__ = ["Compiled"]
-
-
-@dataclass(frozen=True, eq=False)
-class Traced:
-    """One shape of input: its graph and what the outputs are, or the reason why there is none."""
-
-    call: Callable[[Tensor], Sequence[Tensor]] | None
-    names: tuple[tuple[str, str], ...] = ()
-    """Of each output: ``("logits", "")``, or ``"after"`` / ``"before"`` and the point."""
-    fired: frozenset[str] = frozenset()
-    operations: int = 0
-    reason: str = ""
 
 
 class Compiled:
@@ -61,6 +51,7 @@ class Compiled:
     ) -> None:
         self.model, self.spec, self.logits, self.strict, self.options = model, spec, logits, strict, options
         self.traced: dict[Any, Traced] = {}
+        self.decoding = Decoding(model, options, self._refused)
 
     def __call__(self, inputs: Any, *, attention_mask: Any = None, position_ids: Any = None) -> Run:
         """Run one input."""
@@ -74,8 +65,23 @@ class Compiled:
         if traced.call is None:
             return plan.run()
         with torch.no_grad():
-            outputs = traced.call(plan.layout.ids)
+            outputs = traced.call(plan.layout.ids.to(self.model.device))
         return plan.finished(called_of(traced, outputs), 0.0)
+
+    def generate(self, inputs: Any, **asked: Any) -> Generation:
+        """Write on behind prompts as `Model.generate` does, whose arguments it takes; each new column is a graph.
+
+        One graph serves all columns in which the spec does the same. The prompts, and columns in which something of
+        the spec begins or ends, run as they are.
+
+        Raises:
+            NotCompiled: with ``strict``, why.
+        """
+        reason = refusal_to_decode(self.model, asked.get("cache", True))
+        if reason:
+            self._refused("this generation", reason)
+            return generate(self.model, inputs, self.spec, **asked)
+        return generate(self.model, inputs, self.spec, partial(CompiledWriter, self.decoding), **asked)
 
     def explain(self) -> str:
         """What was done for each shape so far.
@@ -92,51 +98,49 @@ class Compiled:
                 else f"as it is: {traced.reason}"
             )
             lines.append(f"{' x '.join(map(str, shape))}: {how}")
+        lines += self.decoding.explain()
         return "\n".join(lines) or "nothing was run yet"
 
     def _trace(self, plan: Plan) -> Traced:
         reason = refusal(plan)
         traced = Traced(None, reason=reason) if reason else traced_of(plan, self.options)
         if traced.reason:
-            said = f"this run of {self.model.name} is not compiled: {traced.reason}."
-            if self.strict:
-                raise NotCompiled(f"{said} Use model.run.", reason=traced.reason)
-            warnings.warn(f"{said} It runs as it is.", stacklevel=3)
+            self._refused("this run", traced.reason)
         return traced
+
+    def _refused(self, what: str, reason: str) -> None:
+        said = f"{what} of {self.model.name} is not compiled: {reason}."
+        if self.strict:
+            raise NotCompiled(f"{said} Use model.{'run' if what == 'this run' else 'generate'}.", reason=reason)
+        warnings.warn(f"{said} It runs as it is.", stacklevel=4)
+
+
+FUNCTION = "a function that is applied may do anything"
+OFFLOADED = "some of its weights are offloaded, and come while their layer is called"
 
 
 def refusal(plan: Plan) -> str:
     """Why a plan is not even traced."""
-    if plan.binding.holds_functions:
-        return "a function that is applied may do anything"
-    if comes_and_goes(plan.model.backend):
-        return "some of its weights are offloaded, and come while their layer is called"
-    return ""
+    return FUNCTION if plan.binding.holds_functions else OFFLOADED if comes_and_goes(plan.model.backend) else ""
+
+
+def refusal_to_decode(model: Model, cache: bool) -> str:
+    """Why no column of a generation is traced."""
+    if not cache:
+        return "without a cache every step runs all tokens anew"
+    if comes_and_goes(model.backend):
+        return OFFLOADED
+    placed = placed_in(model.backend)
+    homes = set() if placed is None else {placed.device_map.computed_on(unit) for unit in placed.layers.values()}
+    return "its layers are on several devices" if len(homes) > 1 else ""
 
 
 def shape_of(plan: Plan) -> tuple[Any, ...]:
     """Everything about an input but its tokens: two with the same are computed by the same graph."""
-    layout, binding = plan.layout, plan.binding
-    chosen = [
-        (name, *selected(bound.selection)) for kept in (binding.after, binding.before) for name, bound in kept.items()
-    ]
-    edits = [
-        (name, *selected(edit.selection)) if hasattr(edit, "selection") else (name,)
-        for steps in (binding.steps, binding.cuts)
-        for name, found in steps.items()
-        for edit in found
-    ]
+    layout = plan.layout
     rows = tuple(tuple(values.tolist()) for values in (layout.length, layout.start))
     positions = tuple(map(tuple, layout.positions.tolist()))
-    return tuple(layout.ids.shape), rows, positions, tuple(chosen), tuple(edits)
-
-
-def selected(selection: Selection) -> tuple[Any, ...]:
-    """A selection as something that can be compared."""
-    return tuple(
-        (dim, str(choice.index.tolist()), None if choice.present is None else str(choice.present.tolist()), choice.drop)
-        for dim, choice in selection.choices.items()
-    )
+    return tuple(layout.ids.shape), rows, positions, acting(plan.binding)
 
 
 def traced_of(plan: Plan, options: dict[str, Any]) -> Traced:
@@ -147,29 +151,19 @@ def traced_of(plan: Plan, options: dict[str, Any]) -> Traced:
     def outputs(ids: Tensor) -> list[Tensor]:
         binding = replace(plan.binding, layout=replace(plan.layout, ids=ids))
         called = replace(plan, binding=binding).called(plan.model.backend)
-        found: dict[tuple[str, str], Tensor] = {}
-        if called.logits is not None:
-            found["logits", ""] = called.logits
-        found |= {("after", name): value for name, value in called.record.after.items()}
-        found |= {("before", name): value for name, value in called.record.before.items()}
+        found = named(called.logits, called.record)
         names[:] = found
         fired.update(called.record.fired)
         return list(found.values())
 
+    ids = plan.layout.ids.to(plan.model.device)
     try:
-        graph = graph_of(outputs, plan.layout.ids)
+        graph = graph_of(outputs, ids)
     except NotAGraph as error:
         return Traced(None, reason=str(error))
-    check(graph, outputs, others(plan.layout.ids, plan.model.shape))
+    check(graph, outputs, others(ids, plan.model.shape))
     compiled = torch.compile(graph, fullgraph=True, dynamic=False, **options)
-    return Traced(
-        compiled, tuple(names), frozenset(fired), sum(node.op == "call_function" for node in graph.graph.nodes)
-    )
-
-
-def others(ids: Tensor, shape: ModelShape) -> Tensor:
-    """Other tokens, or other numbers, of the same shape."""
-    return 1.0 - ids / 2 if shape.numbers is not None else (ids + 1) % shape.d_vocab
+    return Traced(compiled, tuple(names), frozenset(fired), operations_of(graph))
 
 
 def check(graph: torch.fx.GraphModule, outputs: Callable[[Tensor], Sequence[Tensor]], ids: Tensor) -> None:
@@ -181,15 +175,3 @@ def check(graph: torch.fx.GraphModule, outputs: Callable[[Tensor], Sequence[Tens
                 "the graph of a run does not give what the run gives on other tokens of the same shape: the backend "
                 "decides by numbers in a way that tracing does not see. Use model.run."
             )
-
-
-def called_of(traced: Traced, outputs: Sequence[Tensor]) -> Called:
-    """What a call brought back, by the names of its outputs."""
-    record = Record(fired=set(traced.fired))
-    logits = None
-    for (kind, name), value in zip(traced.names, outputs, strict=True):
-        if kind == "logits":
-            logits = value
-        else:
-            getattr(record, kind)[name] = value
-    return Called(logits, record, None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,8 @@ from torch import Tensor
 from mi_core.errors import ContextOverflow, InputError
 from mi_core.generation import Generation, GenerationInterrupted
 from mi_core.layout import Layout
-from mi_core.memory import ModelMemory
+from mi_core.memory import ModelMemory, remembered
+from mi_core.number_inputs import read_inputs
 from mi_core.prompts import Prompts
 from mi_core.receipt import Receipt
 from mi_core.rows import RowText, located, reader_of
@@ -32,24 +34,35 @@ __all__ = ["generate"]
 
 def generate(
     model: Model,
-    prompts: Prompts,
+    inputs: Any,
     spec: HookSpec,
+    writing: Callable[..., Writer] = Writer,
     *,
     max_new_tokens: int,
-    sampling: Sampling,
-    stop: str | Sequence[str],
-    stop_at_eos: bool,
-    cache: bool,
-    stream: bool | Listener | None,
-    memory: ModelMemory | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    seed: int | Sequence[int] | None = None,
+    stop: str | Sequence[str] = (),
+    stop_at_eos: bool = True,
+    cache: bool = True,
+    stream: bool | Listener | None = None,
+    memory: ModelMemory | str | PathLike[str] | None = None,
+    attention_mask: Any = None,
+    position_ids: Any = None,
 ) -> Generation:
-    """See :meth:`Model.generate`."""
+    """See :meth:`Model.generate`; ``writing`` makes the calls."""
+    prompts = read_inputs(inputs, model.shape, lambda: model.tokenizer, attention_mask, position_ids)
+    rows = len(prompts.ids)
+    sampling = Sampling.of(temperature, top_k, top_p, repetition_penalty, seed, rows)
+    before = remembered(memory, model, rows)
     began = time.perf_counter()
-    layout = Layout.of(prompts, None if memory is None else memory.length)
+    layout = Layout.of(prompts, None if before is None else before.length)
     check_room(model, layout, max_new_tokens)
     steps = Steps(spec, model.points, layout, layout.length + max_new_tokens, prompts.rows)
     reader = reader_of(lambda: model.tokenizer) if stop else model.tokenizer
-    writer = Writer(model, layout, steps, cache, memory)
+    writer = writing(model, layout, steps, cache, before)
     talk = Talk(reader, prompts, (stop,) if isinstance(stop, str) else tuple(stop), stream)
     ends = end_tokens(model, reader) if stop_at_eos else frozenset()
     state = State(model, prompts, layout, sampling, writer, talk, ends, max_new_tokens)
@@ -58,6 +71,8 @@ def generate(
             state.run()
     except KeyboardInterrupt as interrupt:
         raise GenerationInterrupted(state.result(time.perf_counter() - began)) from interrupt
+    finally:
+        writer.end()
     return state.result(time.perf_counter() - began)
 
 

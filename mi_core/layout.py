@@ -39,6 +39,8 @@ class Layout:
     """How many columns of each row the call leaves out, because a base run covers them."""
     prompt: Int[Tensor, "batch"] | None = None
     """In a generation, how many tokens of each row are its prompt: where selectors are resolved."""
+    room: int | None = None
+    """As in `Batch`: how many keys there are in a call that is made into a graph."""
 
     @classmethod
     def of(cls, prompts: Prompts, start: Tensor | None = None) -> Layout:
@@ -80,6 +82,8 @@ class Layout:
             return self.ids.shape[0]
         if dim in ("pos", "query_pos"):
             return self.width
+        if dim == "key_pos" and self.room is not None:
+            return self.room
         if dim == "key_pos":
             return self.width if not self.start.any() else int((self.start + self.length).max())
         return None
@@ -92,7 +96,8 @@ class Layout:
         """Which entries of a position dim are real tokens, inside."""
         size = self.size(dim)
         assert size is not None
-        return torch.arange(size) < self.counts(dim)[:, None]
+        counts = self.counts(dim)
+        return torch.arange(size, device=counts.device) < counts[:, None]
 
     def pads(self, dims: Sequence[str]) -> Bool[Tensor, "..."] | None:
         """Which entries of an inside value with these dims are no real tokens, broadcastable; None where all are."""
@@ -100,7 +105,8 @@ class Layout:
         for axis, dim in enumerate(dims):
             if dim not in POSITION_DIMS or (self.mask is None and dim != "key_pos"):
                 continue
-            if not bool((real := self.real(dim)).all()):
+            real = self.real(dim)
+            if self.room is not None or not bool(real.all()):
                 view = [len(real), *[1] * (len(dims) - 1)]
                 view[axis] = real.shape[1]
                 here = ~real.reshape(view)
@@ -176,6 +182,7 @@ class Layout:
             total=(self.start + self.length).to(device),
             positions=self.positions.to(device),
             record=record.to(device) if isinstance(record, Tensor) else record,
+            room=self.room,
         )
 
     def check_positions(self, shape: ModelShape, name: str) -> None:

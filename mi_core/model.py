@@ -294,8 +294,7 @@ class Model:
             seed: of the sampling, which depends on it, row and position only; or a row's own, to sample as if alone.
             stop: a text, or several, at which a row ends, wherever tokens begin.
             stop_at_eos: end a row at the end-of-text tokens of tokenizer and config.
-            cache: remember keys, values and states, and run each token once; without it every step runs the whole
-                context anew.
+            cache: remember keys, values and states, and run each token once; without it every step runs all anew.
             stream: a function of row, text and token id, called for each new token; True prints.
             memory: as in :meth:`run`: the prompt goes on from there.
             attention_mask: as in :meth:`run`.
@@ -308,21 +307,22 @@ class Model:
             GenerationInterrupted: Ctrl-C; its ``partial`` holds what was generated.
         """
         from mi_core.generating import generate
-        from mi_core.sampling import Sampling
 
-        spec = self._spec(spec)
-        prompts = self._read(inputs, attention_mask, position_ids)
+        drawn: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         return generate(
             self,
-            prompts,
-            spec,
+            inputs,
+            self._spec(spec),
             max_new_tokens=max_new_tokens,
-            sampling=Sampling.of(temperature, top_k, top_p, repetition_penalty, seed, len(prompts.ids)),
+            repetition_penalty=repetition_penalty,
+            **drawn,
             stop=stop,
             stop_at_eos=stop_at_eos,
             cache=cache,
             stream=stream,
-            memory=remembered(memory, self, len(prompts.ids)),
+            memory=memory,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
         )
 
     def stream(
@@ -364,7 +364,7 @@ class Model:
     def compile(
         self, spec: HookSpec | None = None, *, logits: Logits = "all", strict: bool = False, **options: Any
     ) -> Compiled:
-        """The same run for many inputs, compiled: see `Compiled`; ``options`` are those of `torch.compile`."""
+        """Runs and generations, compiled: see `Compiled`; ``options`` are those of `torch.compile`."""
         from mi_core.compiling import Compiled
 
         return Compiled(self, self._spec(spec), logits=logits, strict=strict, **options)

@@ -49,6 +49,12 @@ class Batch:
     and ``total`` then say nothing, each part's batch does; ``keep`` counts columns of the one row. No memory is
     recorded.
     """
+    room: int | None = None
+    """How many positions memories have room for, in a call of one column that is made into a graph.
+
+    Then ``start``, ``total`` and ``positions`` are tensors that Python does not read, since the graph stands for other
+    columns too, and memories are those that their own ``with_room(room)`` made: blocks write into them in place.
+    """
     shared: dict[Any, Any] = field(default_factory=dict, repr=False)
     """Values that blocks compute once for each call and share, such as rotary tables. Empty in every new batch."""
 

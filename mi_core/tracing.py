@@ -1,7 +1,7 @@
-"""A call as a graph: what is computed from one tensor, with everything else as constants.
+"""A call as a graph: what is computed from some tensors, with everything else as constants.
 
-PyTorch's own tracers record every operation; here those that the input does not reach are done once, while tracing, so
-that Python may look at them: lengths, masks, which entries a selector stands for.
+PyTorch's own tracers record every operation; here those that no input reaches are done once, while tracing, so that
+Python may look at them: lengths, masks, which entries a selector stands for.
 """
 
 from __future__ import annotations
@@ -36,18 +36,26 @@ class NotAGraph(Exception):  # a reason, told by who asked for the graph
     """The call is more than a graph of the input; the message says why."""
 
 
-def graph_of(call: Callable[[Tensor], Sequence[Tensor]], x: Tensor) -> torch.fx.GraphModule:
-    """The operations that lead from ``x`` to what ``call`` returns; its weights and constants are its attributes.
+def graph_of(
+    call: Callable[..., Sequence[Tensor]], *inputs: Tensor, own: Sequence[Tensor] = ()
+) -> torch.fx.GraphModule:
+    """The operations that lead from ``inputs`` to what ``call`` returns; weights and constants are its attributes.
+
+    So are the tensors that it calls its ``own``, which it may write: each call finds what the one before has left.
 
     >>> graph_of(lambda x: [x * torch.arange(3)], torch.ones(3))(torch.tensor([1, 2, 3]))
     [tensor([0, 2, 6])]
+    >>> total = torch.zeros(())
+    >>> count = graph_of(lambda x: [total.add_(x).clone()], torch.ones(()), own=[total])
+    >>> count(torch.tensor(2.0)), count(torch.tensor(3.0))
+    ([tensor(3.)], [tensor(6.)])
 
     Raises:
-        NotAGraph: Python looks at numbers that are computed from ``x``, or random numbers are drawn.
+        NotAGraph: Python looks at numbers that are computed from these, or random numbers are drawn.
     """
-    tracer = Tracer(x)
+    tracer = Tracer(inputs, own)
     with torch.no_grad(), Watch(tracer), tracer:
-        outputs = call(x)
+        outputs = call(*inputs)
     return tracer.finished(list(outputs))
 
 
@@ -67,20 +75,24 @@ class Watch(TorchFunctionMode):
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the operations that the input reaches, and does all others."""
+    """Records the operations that an input reaches, and does all others."""
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, inputs: Sequence[Tensor], own: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = torch.fx.Graph()
         self.root = torch.nn.Module()
         self.nodes: Any = WeakIdKeyDictionary()
-        self.nodes[x] = self.graph.placeholder("x")
+        for at, x in enumerate(inputs):
+            self.nodes[x] = self.graph.placeholder(f"x{at}")
+        for at, x in enumerate(own):
+            self.root.register_buffer(f"own_{at}", x, persistent=False)
+            self.nodes[x] = self.graph.get_attr(f"own_{at}")
         self.constants: Any = WeakIdKeyDictionary()
-        self.kept: list[Tensor] = [x]
+        self.kept: list[Tensor] = [*inputs, *own]
         """Alive until the graph is done, so that no other tensor takes the place of one that was seen."""
 
     def reached(self, value: object) -> bool:
-        """Whether a value is a tensor that is computed from the input."""
+        """Whether a value is a tensor that is computed from an input."""
         return isinstance(value, Tensor) and value in self.nodes
 
     def __torch_dispatch__(
@@ -92,7 +104,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise NotAGraph("it draws random numbers, which a graph would draw once for ever")
         if not any(self.reached(value) for value in values):
             return func(*args, **kwargs)
-        if func is torch.ops.aten._local_scalar_dense.default or self._has_a_size_of_its_own(func, args):
+        if torch.Tag.data_dependent_output in func.tags or self._has_a_size_of_its_own(func, args):
             raise NotAGraph("it decides by the numbers that it computes")
         self._refuse_writes_to_constants(func, args)
         node_args, node_kwargs = tree_map_only(Tensor, self._node, (tuple(args), dict(kwargs)))

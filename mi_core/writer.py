@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_core.binding import Binding
 from mi_core.calling import check_fired, gather, taps_for
 from mi_core.errors import MemoryMismatch
 from mi_core.layout import Layout
@@ -22,7 +23,7 @@ from mi_core.windows import Window
 if TYPE_CHECKING:
     from mi_core.model import Model
 
-__all__ = ["Writer"]
+__all__ = ["Writer", "called_once"]
 
 
 class Writer:
@@ -45,13 +46,8 @@ class Writer:
     def advance(self, rows: list[int], *, capture: bool) -> Float[Tensor, "rows d_vocab"]:
         """Run what is not computed yet of some rows; their logits at the last token."""
         if self.cache and self._memory is not None:
-            if rows != self._remembered:
-                place = {row: here for here, row in enumerate(self._remembered)}
-                index = torch.tensor([place[row] for row in rows], device=self._device)
-                self._memory = tuple(layer.rows(index) for layer in self._memory)
-                self._remembered = rows
             try:
-                return self._call(rows, [self.computed[row] for row in rows], capture)
+                return self._continued(rows, capture)
             except MemoryMismatch as mismatch:
                 self.again.append(str(mismatch))
                 self._memory = None
@@ -61,31 +57,41 @@ class Writer:
             logits = logits[torch.tensor(rows, device=logits.device)]
         return logits
 
+    def end(self) -> None:
+        """Nothing is run any more."""
+
+    def _continued(self, rows: list[int], capture: bool) -> Tensor:
+        """A call that goes on from what is remembered."""
+        self._recall(rows)
+        return self._call(rows, [self.computed[row] for row in rows], capture)
+
+    def _recall(self, rows: list[int]) -> None:
+        """Forget all rows but these."""
+        if rows != self._remembered and self._memory is not None:
+            place = {row: here for here, row in enumerate(self._remembered)}
+            index = torch.tensor([place[row] for row in rows], device=self._device)
+            self._memory = tuple(layer.rows(index) for layer in self._memory)
+            self._remembered = rows
+
     def _call(self, rows: list[int], first: list[int], capture: bool) -> Tensor:
         layout, window = self._layout(rows, first)
-        bound = self.steps.bound(window, layout, capture=capture)
-        kept = Record()
-        taps = taps_for(bound, layout, window.rows, kept, self._device, False)
-        outcome = forward(
-            self.model.backend,
-            layout.batch(self._device, "end" if self.cache else None),
-            taps,
-            memory=self._memory if any(first) else self._prefix(rows),
-            logits="last" if taps.outside is IDLE else "all",
+        return self._run(rows, self.steps.bound(window, layout, capture=capture), window)
+
+    def _run(self, rows: list[int], bound: Binding, window: Window) -> Tensor:
+        anew = bound.layout.skipped is None
+        logits, kept, after = called_once(
+            self.model,
+            bound,
+            window.rows,
+            memory=self._prefix(rows) if anew else self._memory,
+            record="end" if self.cache else None,
         )
-        check_fired(bound, kept)
-        gather(bound, kept, self._device)
-        logits = outcome.logits
-        assert logits is not None
-        if taps.outside is not IDLE:
-            last = (layout.length - 1).to(logits.device)
-            logits = logits[torch.arange(len(rows), device=logits.device), last][:, None]
-        self.steps.keep(kept, bound, window, anew=not any(first))
+        self.steps.keep(kept, bound, window, anew=anew)
         if self.cache:
-            self._memory, self._remembered = outcome.memory, rows
+            self._memory, self._remembered = after, rows
         for row in rows:
             self.computed[row] = len(self.ids[row])
-        return logits[:, 0]
+        return logits
 
     def _prefix(self, rows: list[int]) -> Sequence[Memory] | None:
         """What the rows go on from at their first token."""
@@ -127,3 +133,26 @@ class Writer:
             return column + self._ahead[row]
         given = self.prompt.positions[row, column.clamp(max=prompt - 1)]
         return torch.where(column < prompt, given, column + self._ahead[row])
+
+
+def called_once(
+    model: Model, bound: Binding, rows: Int[Tensor, "rows"], *, memory: Sequence[Memory] | None, record: str | None
+) -> tuple[Float[Tensor, "rows d_vocab"], Record, Sequence[Memory]]:
+    """One call: the logits at each row's last token, what was captured, and what is remembered behind it."""
+    layout, kept = bound.layout, Record()
+    taps = taps_for(bound, layout, rows, kept, model.device, False)
+    outcome = forward(
+        model.backend,
+        layout.batch(model.device, record),
+        taps,
+        memory=memory,
+        logits="last" if taps.outside is IDLE else "all",
+    )
+    check_fired(bound, kept)
+    gather(bound, kept, model.device)
+    logits = outcome.logits
+    assert logits is not None
+    if logits.shape[1] > 1:
+        last = (layout.length - 1).to(logits.device)
+        logits = logits[torch.arange(len(logits), device=logits.device), last][:, None]
+    return logits[:, 0], kept, outcome.memory

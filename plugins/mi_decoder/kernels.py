@@ -39,7 +39,7 @@ def causal_is_enough(batch: Batch, continued: bool, window: Window = None) -> bo
 
     A window is no matter to rows that fit into it.
     """
-    if batch.keep is not None:
+    if batch.keep is not None or batch.room is not None:
         return False
     window = window.size if isinstance(window, Chunk) else window
     columns = batch.positions.shape[1]
@@ -71,8 +71,9 @@ def causal(batch: Batch, continued: bool, window: Window) -> Bool[Tensor, "_ 1 q
         columns = batch.keep
     elif not continued:
         return within(columns, columns[:, None], window)[None, None]
-    _, ends = extents(batch)
-    n_keys = max(ends) if continued else batch.positions.shape[1]
+    n_keys = batch.positions.shape[1]
+    if continued:
+        n_keys = max(extents(batch)[1]) if batch.room is None else batch.room
     own = batch.start[:, None] + columns
     return within(torch.arange(n_keys, device=own.device), own[:, None, :, None], window)
 

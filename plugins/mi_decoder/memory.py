@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mi_core.errors import MemoryMismatch, NotRecorded
 from mi_core.protocols import Batch
@@ -59,6 +60,12 @@ class Prefixes:
         """The same on another device."""
         return self.changed(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
+    def with_room(self, positions: int) -> Self:
+        """The same with room for so many positions, all of which can be read: calls with `Batch.room` go on from it."""
+        held = {name: tensor[:, :, :positions] for name, tensor in self.tensors().items() if tensor.ndim == 4}
+        wider = {name: pad(tensor, (0, 0, 0, positions - tensor.shape[2])) for name, tensor in held.items()}
+        return self.changed(**wider)
+
     def tensors(self) -> Mapping[str, Tensor]:
         """Its tensors by name."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
@@ -84,6 +91,8 @@ class Prefixes:
         Raises:
             MemoryMismatch: other rows than those of the memory, or a row that goes on behind what it has seen.
         """
+        if batch.room is not None:  # who made room has seen to it
+            return
         starts, _ = extents(batch)
         if len(starts) != len(self.length) or self._falls_short(batch):
             raise MemoryMismatch(
@@ -160,7 +169,14 @@ def ends(batch: Batch) -> Int[Tensor, "batch"]:
 def append(
     old: Float[Tensor, "batch _ _ d_head"], new: Float[Tensor, "batch _ pos d_head"], batch: Batch
 ) -> Float[Tensor, "batch _ key_pos d_head"]:
-    """``old`` up to each row's start, then ``new``; what no row needs is cut off at the end."""
+    """``old`` up to each row's start, then ``new``; what no row needs is cut off at the end.
+
+    With `Batch.room` ``old`` itself, with ``new`` written in.
+    """
+    if batch.room is not None:
+        row, head = (torch.arange(size, device=new.device) for size in old.shape[:2])
+        place = (row[:, None], head, batch.start[:, None])
+        return old.index_put_(place, per_head(new, old.shape[1]).squeeze(2).to(old.dtype))
     starts, stops = extents(batch)
     n_heads, longest, whole = max(old.shape[1], new.shape[1]), max(starts), max(stops)
     old, new = per_head(old, n_heads), per_head(new, n_heads)

@@ -13,6 +13,7 @@ from torch import Tensor
 from mi_core.errors import MemoryMismatch
 from mi_core.memory_files import restored
 from mi_core.protocols import Batch, Memory, Stream, Tap
+from mi_core.static_memory import with_room
 from mi_decoder.layers import Layer, SequentialBlock
 from mi_decoder.parts import Part
 from mi_decoder.split_inputs import channel_input
@@ -107,6 +108,12 @@ class PartMemories:
     def to(self, device: Any) -> PartMemories:
         """The same on another device."""
         return PartMemories(*(None if part is None else part.to(device) for part in (self.mixer, self.channel)))
+
+    def with_room(self, positions: int) -> PartMemories:
+        """The same with room for so many positions; itself where no part grows with them."""
+        parts = [None if part is None else with_room(part, positions) for part in (self.mixer, self.channel)]
+        grown = parts[0] is not self.mixer or parts[1] is not self.channel
+        return PartMemories(*parts) if grown else self
 
     def restored(self, tensors: Mapping[str, Tensor]) -> PartMemories:
         """The same kinds of memories with other tensors.

@@ -54,6 +54,16 @@ class Snapshots:
         """The same on another device."""
         return Snapshots({name: t.to(device) for name, t in self.kept.items()}, self.length.to(device))
 
+    def with_room(self, positions: int) -> Snapshots:
+        """Itself: the one state that a row goes on from does not grow.
+
+        Raises:
+            MemoryMismatch: there are several.
+        """
+        if self.length.shape[1] != 1:
+            raise MemoryMismatch(f"{self.length.shape[1]} states of each row are kept: cut to one.", memory=self)
+        return self
+
     def tensors(self) -> Mapping[str, Tensor]:
         """Its tensors by name."""
         return {**self.kept, "length": self.length}
@@ -90,7 +100,7 @@ def recall(memory: Memory | None, batch: Batch, **shapes: tuple[int, ...]) -> di
             "own prefix",
             memory=memory,
         )
-    here = memory.cut(batch.start)
+    here = memory if batch.room is not None else memory.cut(batch.start)
     found = {name: tensor[:, 0] for name, tensor in here.kept.items()}
     for name, shape in shapes.items():
         if tuple(found[name].shape[1:]) != shape:
