@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_dictionaries.decoding import decoded
 from mi_dictionaries.features import Features
-from mi_dictionaries.framing import Framed
+from mi_dictionaries.rebuilding import Rebuilding
 from mi_dictionaries.rows import rows_of
 
 __all__ = ["MatchingPursuit"]
@@ -21,7 +19,7 @@ CELLS = 1 << 23
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class MatchingPursuit(Framed):
+class MatchingPursuit(Rebuilding):
     """An autoencoder without an encoder: its decoder's rows are matched with what is left of the activations.
 
     Each round adds the row that fits best, as much of it as fits, until little is left, until a round brings no new
@@ -31,26 +29,9 @@ class MatchingPursuit(Framed):
     SAELens 6.54, matching_pursuit_sae.py, whose bias is added only where it was subtracted.
     """
 
-    W_dec: Float[Tensor, "feature d"]
-    b_dec: Float[Tensor, "d"] | None = None
     residual_threshold: float = 1e-2
     max_iterations: int | None = None
     stop_on_duplicate_support: bool = True
-
-    @property
-    def shape_in(self) -> tuple[int, ...]:
-        """The dims behind those of the tokens, of what is encoded."""
-        return (self.W_dec.shape[1],)
-
-    @property
-    def shape_out(self) -> tuple[int, ...]:
-        """The dims behind those of the tokens, of what is decoded."""
-        return (self.W_dec.shape[1],)
-
-    @property
-    def d_sae(self) -> int:
-        """How many features it has."""
-        return self.W_dec.shape[0]
 
     def encode(self, x: Float[Tensor, "..."], *, sparse: bool = False) -> Features:
         """The features of activations, a part of the tokens at a time."""
@@ -94,23 +75,10 @@ class MatchingPursuit(Framed):
         on = values.detach() != 0
         return unique[on] // self.d_sae + first, unique[on] % self.d_sae, values[on]
 
-    def decode(self, features: Any) -> Float[Tensor, "..."]:
-        """What the features say that stands at its writes."""
-        y = decoded(features, self.W_dec, None)
-        return self.leave(y if self.b_dec is None else y + self.b_dec.to(y.dtype), features)
-
-    def decode_change(self, features: Features) -> Float[Tensor, "..."]:
-        """How the reconstruction changes by a change of features: without biases."""
-        return self.leave(decoded(features, self.W_dec, None), features, change=True)
-
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """What it makes of activations."""
         return self.decode(self.encode(x, sparse=True))
 
     def encoder_rows(self, indices: Int[Tensor, "n"]) -> Float[Tensor, "n d"]:
         """The directions that are matched: those of the decoder."""
-        return rows_of(self.W_dec, indices)
-
-    def decoder_rows(self, indices: Int[Tensor, "n"]) -> Float[Tensor, "n d"]:
-        """The directions in which some features write."""
         return rows_of(self.W_dec, indices)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -12,9 +11,8 @@ from torch.nn import functional as F
 
 from mi_core.errors import ValueMismatch
 from mi_dictionaries.activations import ReLU, TopK
-from mi_dictionaries.decoding import decoded
 from mi_dictionaries.features import Features
-from mi_dictionaries.framing import Framed
+from mi_dictionaries.rebuilding import Rebuilding
 from mi_dictionaries.rows import rows_of
 
 __all__ = ["Temporal", "TemporalAttention"]
@@ -46,7 +44,7 @@ class TemporalAttention:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Temporal(Framed):
+class Temporal(Rebuilding):
     """An autoencoder of what is new at a token: its features are the novel codes, predictions join the reconstruction.
 
     What is encoded has positions as the last dim of its tokens, all of a row's from the first on. Without ``W_enc`` the
@@ -56,27 +54,10 @@ class Temporal(Framed):
     leaves the prediction out; here it travels with the features.
     """
 
-    W_dec: Float[Tensor, "feature d"]
     W_enc: Float[Tensor, "d feature"] | None = None
-    b_dec: Float[Tensor, "d"] | None = None
     attention: tuple[TemporalAttention, ...] = ()
     k: int | None = None
     eps: float = 1e-6
-
-    @property
-    def shape_in(self) -> tuple[int, ...]:
-        """The dims behind those of the tokens, of what is encoded."""
-        return (self.W_dec.shape[1],)
-
-    @property
-    def shape_out(self) -> tuple[int, ...]:
-        """The dims behind those of the tokens, of what is decoded."""
-        return (self.W_dec.shape[1],)
-
-    @property
-    def d_sae(self) -> int:
-        """How many features it has."""
-        return self.W_dec.shape[0]
 
     def encode(self, x: Float[Tensor, "..."], *, sparse: bool = False) -> Features:
         """The novel codes of whole rows."""
@@ -105,17 +86,6 @@ class Temporal(Framed):
         weight = self.W_dec.T if self.W_enc is None else self.W_enc
         return torch.relu(residual @ weight.to(residual.dtype) / (4 * self.d_in))
 
-    def decode(self, features: Any) -> Float[Tensor, "..."]:
-        """What the features say that stands at its writes, on top of what was predicted."""
-        y = decoded(features, self.W_dec, None)
-        if features.base is not None:
-            y = y + features.base
-        return self.leave(y if self.b_dec is None else y + self.b_dec.to(y.dtype), features)
-
-    def decode_change(self, features: Features) -> Float[Tensor, "..."]:
-        """How the reconstruction changes by a change of features: without biases and predictions."""
-        return self.leave(decoded(replace(features, base=None), self.W_dec, None), features, change=True)
-
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """What it makes of activations."""
         return self.decode(self.encode(x))
@@ -123,7 +93,3 @@ class Temporal(Framed):
     def encoder_rows(self, indices: Int[Tensor, "n"]) -> Float[Tensor, "n d"]:
         """The directions in which some features read."""
         return rows_of(self.W_dec if self.W_enc is None else self.W_enc.T, indices)
-
-    def decoder_rows(self, indices: Int[Tensor, "n"]) -> Float[Tensor, "n d"]:
-        """The directions in which some features write."""
-        return rows_of(self.W_dec, indices)
