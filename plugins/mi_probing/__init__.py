@@ -19,7 +19,7 @@ from mi_probing.methods import (
 from mi_probing.probe import Probe
 from mi_probing.probing import Probing, probing, probing_of
 from mi_probing.protocol import Protocol
-from mi_probing.reading import read_examples
+from mi_probing.reading import Reading, read_examples
 from mi_probing.tasks import Linear, Tasks
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Probe",
     "Probing",
     "Protocol",
+    "Reading",
     "Ridge",
     "Sparse",
     "Tasks",

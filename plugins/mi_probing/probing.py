@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log2
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from mi_probing.measuring import measured
 from mi_probing.methods import Method, method_of
 from mi_probing.probe import Probe
 from mi_probing.protocol import Plan, Protocol
-from mi_probing.reading import read_examples, untrained
+from mi_probing.reading import SITE, Reading, read_examples, untrained
 from mi_probing.scoring import majority
 
 __all__ = ["Probing", "probing", "probing_of"]
@@ -159,16 +159,10 @@ def probing(
     inputs: Sequence[Any],
     labels: Sequence[Any] | Tensor,
     *,
-    groups: Sequence[Any] | None = None,
-    types: Sequence[Any] | None = None,
-    site: str = "hook_resid_post",
-    layers: Any = None,
-    pos: Any = -1,
     probe: str | Method = "logistic",
     protocol: Protocol | None = None,
     random_model: bool = False,
-    spec: mi.HookSpec | None = None,
-    batch: int = 64,
+    **reading: Unpack[Reading],
 ) -> Probing:
     """Where can a label be read, and is that more than the controls?
 
@@ -178,40 +172,25 @@ def probing(
         model: any model with the site.
         inputs: a list of prompts.
         labels: a class for each prompt (text, bool or int), or floats to regress on.
-        groups: what must not be on two sides of a split, such as the fact that a prompt states.
-        types: what a control task labels at random, such as the word that is read; by default the groups.
-        site: where, without the layer; dims such as ``head`` are axes of the result.
-        layers: which; None for all that have the site.
-        pos: one position, or several under names: ``{"subject": mi.Span(subjects).last, "end": -1}``.
         probe: a name of `METHODS`, or a method: ``Sparse(k=4)``.
         protocol: splits, folds and controls.
         random_model: also probe the same architecture with fresh weights, with the same splits.
-        spec: interventions that are in force.
-        batch: prompts in one run.
+        reading: as `read_examples` takes it: ``groups``, ``types``, ``site``, ``layers``, ``pos``, ``spec``, ``batch``.
 
     Raises:
         UnsupportedAnalysis: the model does not have the site.
         SelectorError, SpanError: a position that a prompt does not have.
         InputError: labels, groups or folds that do not allow the split; activations that are not finite.
     """
-    require(model, [site], "probing")
-    read: dict[str, Any] = {
-        "groups": groups,
-        "types": types,
-        "site": site,
-        "layers": layers,
-        "pos": pos,
-        "spec": spec,
-        "batch": batch,
-    }
+    require(model, [reading.get("site", SITE)], "probing")
     protocol = protocol or Protocol()
     protocol = replace(protocol, device=protocol.device or str(model.device))
-    result = probing_of(read_examples(model, inputs, labels, **read), probe=probe, protocol=protocol)
+    result = probing_of(read_examples(model, inputs, labels, **reading), probe=probe, protocol=protocol)
     if not random_model:
         return result
     fresh = untrained(model, protocol.seed)
     plain = replace(protocol, control=False, shuffles=0, code=False)
-    compared = probing_of(read_examples(fresh, inputs, labels, **read), probe=probe, protocol=plain)
+    compared = probing_of(read_examples(fresh, inputs, labels, **reading), probe=probe, protocol=plain)
     return replace(result, random_model=renamed(compared.score, f"{compared.score.name} of a random model"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -16,21 +16,33 @@ from mi_core.names import Point
 from mi_core.results import ResultProvenance
 from mi_probing.examples import Examples, check_count
 
-__all__ = ["places_of", "read_examples", "untrained"]
+__all__ = ["SITE", "Reading", "places_of", "read_examples", "untrained"]
+
+SITE = "hook_resid_post"
+
+
+class Reading(TypedDict, total=False):
+    """What is read of labelled prompts, and how: keyword arguments of `read_examples` and of `probing`."""
+
+    groups: Sequence[Any] | None
+    """What must not be on two sides of a split, such as the fact that a prompt states; by default the prompt."""
+    types: Sequence[Any] | None
+    """What a control task labels at random, such as the word that is read; by default the groups."""
+    site: str
+    """Where, without the layer: ``hook_resid_post``. Dims behind the position, such as ``head``, are cells, too."""
+    layers: Any
+    """Which; None, the default, for all that have the site."""
+    pos: Any
+    """One position, such as ``-1``, the default, or ``mi.Span("France").last``; several under names in a mapping, or
+    several ints in a list; None for all, where every prompt has as many tokens."""
+    spec: mi.HookSpec | None
+    """Interventions that are in force."""
+    batch: int
+    """Prompts in one run; 64."""
 
 
 def read_examples(
-    model: mi.Model,
-    inputs: Sequence[Any],
-    labels: Sequence[Any] | Tensor,
-    *,
-    groups: Sequence[Any] | None = None,
-    types: Sequence[Any] | None = None,
-    site: str = "hook_resid_post",
-    layers: Any = None,
-    pos: Any = -1,
-    spec: mi.HookSpec | None = None,
-    batch: int = 64,
+    model: mi.Model, inputs: Sequence[Any], labels: Sequence[Any] | Tensor, **reading: Unpack[Reading]
 ) -> Examples:
     """The activations of labelled prompts at a site, in every layer and at every position that is asked for.
 
@@ -38,24 +50,20 @@ def read_examples(
         model: any model with the site.
         inputs: a list of prompts, each as in `Model.run`.
         labels: one for each prompt: classes, or floats to regress on.
-        groups: what must not be on two sides of a split; by default each prompt is one.
-        types: what a control task labels at random; by default the groups.
-        site: where, without the layer. Dims between position and the last, such as ``head``, are cells of their own.
-        layers: which; None for all that have the site.
-        pos: one position, such as ``-1`` or ``mi.Span("France").last``; several under names in a mapping; several ints
-            in a list; None for all, where every prompt has as many tokens.
-        spec: interventions that are in force.
-        batch: prompts in one run.
+        reading: ``groups``, ``types``, ``site``, ``layers``, ``pos``, ``spec`` and ``batch``, as `Reading` has them.
 
     Raises:
         UnknownPoint: the model does not have the site.
         SelectorError, SpanError: a position that a prompt does not have, or one that is several.
-        InputError: another number of labels, one class only, or values that are not finite.
+        InputError: an argument that is none, another number of labels, one class only, or values that are not finite.
     """
+    if unknown := reading.keys() - Reading.__annotations__.keys():
+        raise InputError(f"{', '.join(sorted(unknown))}: what is read is said by {', '.join(Reading.__annotations__)}.")
+    site, spec, batch = reading.get("site", SITE), reading.get("spec"), reading.get("batch", 64)
     if isinstance(inputs, str) or not isinstance(inputs, Sequence) or batch < 1:
         raise InputError(f"inputs={inputs!r:.60}, batch={batch}: give a list of prompts, and at least one to a run.")
     check_count(labels, len(inputs), "labels")
-    points = layered(model, site, layers)
+    points = layered(model, site, reading.get("layers"))
     reads = mi.capture([point.name for point in points])
     whole = reads if spec is None else spec + reads
     parts, prompts, places = [], [], None
@@ -63,7 +71,7 @@ def read_examples(
         lot = list(inputs[first : first + batch])
         run = model.run(lot, whole, logits=None)
         try:
-            here = places_of(pos, run)
+            here = places_of(reading.get("pos", -1), run)
             if places is not None and here.keys() != places.keys():
                 raise SelectorError("pos=None reads every position, and the prompts have different numbers of them.")
             places = here
@@ -80,8 +88,8 @@ def read_examples(
     return Examples.of(
         values,
         labels,
-        groups=groups,
-        types=types,
+        groups=reading.get("groups"),
+        types=reading.get("types"),
         dims=dims,
         coords=coords,
         site=site,

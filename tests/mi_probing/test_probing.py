@@ -230,6 +230,7 @@ REFUSED = [
     ({"pos": None}, SelectorError, "the prompts have from 3 to 6 tokens"),
     ({"layers": [5]}, InputError, r"layers=\[5\]: 'hook_resid_post' is in the layers \[0, 1, 2\]"),
     ({"site": "hook_nothing"}, UnsupportedAnalysis, "hook_nothing"),
+    ({"position": 1}, InputError, "position: what is read is said by groups, types, site, layers, pos, spec, batch"),
     ({"site": "attn.hook_pattern"}, InputError, "probes read sites of batch, position and features"),
 ]
 
