@@ -219,16 +219,27 @@ def check_fired(binding: Binding, record: Record) -> None:
         )
 
 
-def row_chunks(length: Int[Tensor, "batch"], tokens: int) -> list[Tensor]:
-    """Rows in chunks of at most ``tokens`` columns, rows of like length together."""
+def row_chunks(length: Int[Tensor, "batch"], tokens: int, padding: int | None = None) -> list[Tensor]:
+    """Rows in chunks of at most ``tokens`` columns, rows of like length together; at most so many are padding.
+
+    >>> lengths = torch.tensor([3, 9, 3, 8])
+    >>> row_chunks(lengths, 40)
+    [tensor([0, 2, 3, 1])]
+    >>> row_chunks(lengths, 40, padding=2)
+    [tensor([0, 2]), tensor([3, 1])]
+    """
     order = torch.argsort(length, stable=True).tolist()
     chunks: list[list[int]] = []
-    for row in order:
+    held = 0
+    for row, size in zip(order, length[order].tolist(), strict=True):
         # rows come from short to long, so the new row is the widest
-        if chunks and (len(chunks[-1]) + 1) * int(length[row]) <= tokens:
+        columns = (len(chunks[-1]) + 1) * size if chunks else 0
+        if chunks and columns <= tokens and (padding is None or columns - held - size <= padding):
             chunks[-1].append(row)
+            held += size
         else:
             chunks.append([row])
+            held = size
     return [torch.tensor(chunk) for chunk in chunks]
 
 

@@ -29,6 +29,7 @@ from forward import CONFIG
 
 import mi_core as mi
 from mi_core.calling import row_chunks
+from mi_core.harvests.collecting import padding_in
 from mi_core.loop import Taps, forward
 
 POINTS = {
@@ -77,7 +78,7 @@ def rates(scratch: Path, documents: int, rounds: int) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(0)
     lengths = torch.randint(16, 257, (documents,), generator=draw).tolist()
     data = [torch.randint(0, CONFIG["vocab_size"], (length,), generator=draw).tolist() for length in lengths]  # type: ignore[call-overload]
-    chunks = row_chunks(torch.tensor(lengths), BATCH)
+    chunks = row_chunks(torch.tensor(lengths), BATCH, padding_in(BATCH))
     plans = [model.plan([data[row] for row in rows.tolist()]) for rows in chunks]
 
     def bare() -> None:

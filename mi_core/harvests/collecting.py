@@ -20,7 +20,7 @@ from mi_core.selection import Selection
 from mi_core.selectors import Selector
 from mi_core.spec import HookSpec
 
-__all__ = ["Collector", "Making"]
+__all__ = ["Collector", "Making", "padding_in"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +52,10 @@ class Collector:
         """A shard that is to be made of some windows; ``tick`` is told of each of its runs how many tokens it had."""
         lengths = torch.tensor([len(window.ids) for window in windows])
         reached = torch.tensor([row for row, window in enumerate(windows) if reaches(self.pos, len(window.ids))])
-        batches = [reached[rows] for rows in row_chunks(lengths[reached], self.batch_tokens)] if len(reached) else []
+        batches = row_chunks(lengths[reached], self.batch_tokens, padding_in(self.batch_tokens)) if len(reached) else []
         # the longest first: what does not fit into memory shows at once
-        chunks = [self.chunk(rows, [windows[row] for row in rows.tolist()]) for rows in reversed(batches)]
+        chosen = [reached[rows] for rows in reversed(batches)]
+        chunks = [self.chunk(rows, [windows[row] for row in rows.tolist()]) for rows in chosen]
         return Making(windows, chunks, Placement("cpu", self.dtype), tick)
 
     def run(self, plans: Sequence[Plan], keep: Callable[[int, Called], None]) -> None:
@@ -144,6 +145,11 @@ class Making:
         numbers = torch.arange(len(self.windows), dtype=torch.int32)
         rows = {"row.window": torch.repeat_interleave(numbers, self.counts), "row.position": self.position}
         return {**self.made, **rows, **windows}
+
+
+def padding_in(tokens: int) -> int:
+    """Columns of padding that a run may have: about what one more run costs, whose weights are read once more."""
+    return tokens // 16
 
 
 def reaches(pos: Selector | None, length: int) -> bool:

@@ -13,14 +13,15 @@ from torch import nn
 
 from mi_core.errors import ContextOverflow, InputError, SpecError
 from mi_core.fingerprint import fingerprint
+from mi_core.harvests.collecting import padding_in
 from mi_core.harvests.windows import Cutting
 from mi_core.interventions import Apply
-from mi_core.memory_files import fingerprint_of
 from mi_core.placing import dtype_name
 from mi_core.selectors import Selector
 from mi_core.spec import Capture, Edit, HookSpec, Insert, capture
 from mi_core.spec_files import entry_to_json
 from mi_core.sweep_store import digest
+from mi_core.weight_samples import fingerprint_of
 
 if TYPE_CHECKING:
     from mi_core.binding import BoundCapture
@@ -125,6 +126,7 @@ class Asked:
             "dtype": self.dtype,
             "skip_bos": self.skip_bos,
             "batch_tokens": self.batch_tokens,
+            "padding": padding_in(self.batch_tokens),
             **asdict(replace(self.cutting, pos=None)),
         }
         return dict(json.loads(json.dumps(said)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,13 +14,21 @@ from mi_core.calling import in_order, row_chunks
 Z, SCORES = "blocks.1.attn.hook_z", "blocks.1.attn.hook_attn_scores"
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 20))
-def test_chunks_cover_every_row_once_and_hold_their_budget(lengths: list[int], tokens: int) -> None:
-    chunks = row_chunks(torch.tensor(lengths), tokens)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 20), st.none() | st.integers(0, 9))
+def test_chunks_cover_every_row_once_and_hold_their_budget(
+    lengths: list[int], tokens: int, padding: int | None
+) -> None:
+    chunks = row_chunks(torch.tensor(lengths), tokens, padding)
     assert sorted(torch.cat(chunks).tolist()) == list(range(len(lengths)))
     for chunk in chunks:
         widest = max(lengths[row] for row in chunk)
         assert len(chunk) == 1 or len(chunk) * widest <= tokens
+        padded = sum(widest - lengths[row] for row in chunk)
+        assert padding is None or padded <= padding
+    for before, after in pairwise(chunks):  # none is closed while another row fits
+        rows = [lengths[row] for row in (*before.tolist(), int(after[0]))]
+        columns = len(rows) * rows[-1]
+        assert columns > tokens or (padding is not None and columns - sum(rows) > padding)
     order = [lengths[row] for chunk in chunks for row in chunk]
     assert order == sorted(order)
 

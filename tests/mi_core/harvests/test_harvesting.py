@@ -11,6 +11,7 @@ from small_models import small, talking
 
 import mi_core as mi
 from mi_core import errors
+from mi_core.harvests.collecting import Collector
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 60), max_size=23), min_size=1, max_size=12).filter(any)
 
@@ -166,15 +167,14 @@ def test_shards_may_have_no_row_and_a_harvest_may_not(tmp_path) -> None:
         harvest(tmp_path / "none", data, pos=slice(10, None), shard_rows=20)
 
 
-def test_weights_that_come_and_go_come_once_for_a_shard(tmp_path) -> None:
-    model, out = mi.load("tiny-world", device="cpu"), tmp_path / "out"
-    texts = ["The capital of France is Paris.", "Rome"] * 6
-    points = "blocks.{0..2}.hook_resid_post"
-    here = mi.harvest(model, texts, points, tmp_path / "here", batch_tokens=16)
-    away = mi.load("tiny-world", device_map="auto", max_memory={"cpu": "1MB"}, offload_folder=str(tmp_path / "weights"))
-    before = {unit: weights.brought for unit, weights in away.backend.offloaded.items()}
-    made = mi.harvest(away, texts, points, out, batch_tokens=16)
-    assert torch.equal(made["blocks.2.hook_resid_post"][:], here["blocks.2.hook_resid_post"][:])
-    brought = {unit: weights.brought - before[unit] for unit, weights in away.backend.offloaded.items()}
-    # once for the shard, and once to tell the model from others; behind the last point nothing runs
-    assert brought["blocks.0"] == brought["blocks.3"] + 1
+def test_runs_are_of_like_length_even_where_a_shard_is_small(tmp_path, monkeypatch) -> None:
+    lengths = [1, 2, 2, 3, 4, 60, 61, 64]
+    runs: list[list[int]] = []
+    chunk = Collector.chunk
+    monkeypatch.setattr(
+        Collector, "chunk", lambda self, rows, w: runs.append([len(x.ids) for x in w]) or chunk(self, rows, w)
+    )
+    mi.harvest(small(seed=6), [[5] * length for length in lengths], RESID, tmp_path, batch_tokens=640)
+    padded = sum(len(run) * max(run) - sum(run) for run in runs)
+    assert runs == [[60, 61, 64], [1, 2, 2, 3, 4]]
+    assert padded / sum(lengths) < 0.1
