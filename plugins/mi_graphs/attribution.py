@@ -41,7 +41,7 @@ from mi_graphs.transcoders import Transcoders
 __all__ = ["attribution_graph"]
 
 NEEDS = ("hook_embed", "attn.hook_pattern", "hook_mlp_out", "unembed.hook_in")
-PARTS = ("features left out", "biases and skipped positions")
+PARTS = ("left out", "biases and skipped positions")
 
 
 def attribution_graph(

@@ -31,8 +31,8 @@ class AttributionGraph(Result):
     total: Labelled
     """``node``: a feature's pre-activation without the encoder's bias, a logit's value; NaN of errors and tokens."""
     remainder: Labelled
-    """``node part``: what of it no source of this graph contributes: features that are no nodes of it, and biases with
-    whatever stands at skipped positions. Contributions and remainder sum to the total."""
+    """``node part``: what of it no edge of this graph contributes: features and edges that were left out, and biases
+    with whatever stands at skipped positions. Contributions and remainder sum to the total."""
     activation: Labelled
     """``node``: how active a feature is; NaN of other nodes."""
     influence: Labelled
@@ -124,31 +124,30 @@ class AttributionGraph(Result):
             node_share=node_share,
             edge_share=edge_share,
         )
-        values = torch.where(found.edges, self.adjacency.values, 0)
-        part = replace(self, adjacency=replace(self.adjacency, values=values))
+        part = self._with_edges(torch.where(found.edges, self.adjacency.values, 0))
+        nodes = found.nodes.nonzero().flatten().tolist()
+        return replace(part.only(nodes), node_share=node_share, edge_share=edge_share)
+
+    def _with_edges(self, values: Float[Tensor, "target source"]) -> AttributionGraph:
+        """The same nodes with some of the edges; what the others contributed is left out."""
+        remainder = self.remainder.values.clone()
+        remainder[:, 0] += self.adjacency.values.sum(1) - values.sum(1)
         return replace(
-            part.only(found.nodes.nonzero().flatten().tolist()), node_share=node_share, edge_share=edge_share
+            self,
+            adjacency=replace(self.adjacency, values=values),
+            remainder=replace(self.remainder, values=remainder),
         )
 
     def only(self, at: Sequence[int]) -> AttributionGraph:
         """The graph of some of the nodes, by their places, and the edges between them."""
-        values = self.adjacency.values
-        index = torch.tensor(list(at), dtype=torch.long)
-        lost = values.sum(1) - values[:, index].sum(1)
-        remainder = self.remainder.values.clone()
-        remainder[:, 0] += lost
+        kept = torch.zeros(len(self.nodes))
+        kept[list(at)] = 1
+        part = self._with_edges(self.adjacency.values * kept)
         cut: dict[str, Any] = {
-            name: array.at_places("node", at)
-            for name, array in self.arrays().items()
-            if "node" in array.dims and name != "remainder"
+            name: array.at_places("node", at) for name, array in part.arrays().items() if "node" in array.dims
         }
-        return replace(
-            self,
-            adjacency=self.adjacency.at_places("target", at).at_places("source", at),
-            remainder=replace(self.remainder, values=remainder).at_places("node", at),
-            places=tuple(self.places[place] for place in at),
-            **cut,
-        )
+        adjacency = part.adjacency.at_places("target", at).at_places("source", at)
+        return replace(self, adjacency=adjacency, places=tuple(self.places[place] for place in at), **cut)
 
     def edges(self) -> list[tuple[Node, Node, float]]:
         """Source, target and contribution of every edge, the largest first."""
