@@ -77,6 +77,7 @@ class AttentionModule(nn.Module):
     """Causal self-attention; matrices lie as in checkpoints, ``[out, in]``."""
 
     takes_parts = True
+    multiplies: tuple[str, ...] = ("q", "k", "v", "gate", "o")
     writes = ("o",)
 
     def __init__(self, spec: Attention, d_model: int) -> None:
