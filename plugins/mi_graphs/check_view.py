@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,8 +36,9 @@ def scaled(factor: float) -> str:
 
 def said(result: Any) -> str:
     """How near the graph comes."""
-    worst = float(result.deviation.values.max())
-    text = f"Edges are off by at most {worst:.1g} of the largest, over all that a feature feeds."
+    worst = max(float(result.deviation.values.max()), 1e-12)
+    bound = 10.0 ** math.ceil(math.log10(worst))
+    text = f"Edges are off by less than {bound:g} of the largest, over all that a feature feeds."
     if result.edge.values.numel() > 1:
         text += f" What paths say and what happens correlate at {result.agreement():.2f}."
     return text
