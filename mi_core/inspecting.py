@@ -13,6 +13,7 @@ from torch import nn
 from mi_core.automatic import family_for
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
+from mi_core.dequantising import Dequantised, plain_tensors
 from mi_core.device_maps import Device, Limits, PlaceUse, device_map_of, layer_units, units_of, uses_of
 from mi_core.errors import MiError, MissingTensors, UnusedTensors
 from mi_core.families import blueprint_of, config_of, empty_backend
@@ -71,6 +72,8 @@ class Inspection:
     """Numbers that one token leaves in keys and values; None where that is not what layers remember."""
     quantised: Mapping[str, int] = field(default_factory=dict)
     """Bytes of the parameters in each dtype with the quantisation that was asked for."""
+    dequantised: str = ""
+    """Which weights are stored quantised, and are dequantised on loading, in words."""
     placement: Placement | None = None
     """What would go where, if a device map was asked for."""
 
@@ -111,10 +114,10 @@ def inspect(
     config, tensors = config_and_tensors(files)
     model_type = str(config.get("model_type", ""))
     try:
+        tensors = plain_tensors(tensors, config)
         backend, blueprint, read_as = checked(config, tensors)
     except MiError as error:
-        stored = sum(size_of(tensors, name) for name in tensors)
-        return Inspection(files.where, model_type, error, tensors=len(tensors), stored=stored)
+        return Inspection(files.where, model_type, error, tensors=len(tensors), stored=tensors.bytes)
     found = found_in(files, backend, blueprint, tensors, model_type, read_as)
     if quantise is not None:
         return replace(found, quantised=quantised_sizes(quantise, backend, blueprint, model_type))
@@ -179,7 +182,8 @@ def found_in(
         sizes={name: getattr(shape, name) for name in ("n_layers", "d_model", "d_vocab", "n_ctx")},
         parameters=sum(tensor.numel() for name, tensor in places.items() if name not in blueprint.tie),
         tensors=len(tensors),
-        stored=sum(size_of(tensors, name) for name in tensors),
+        stored=tensors.bytes,
+        dequantised=tensors.words if isinstance(tensors, Dequantised) else "",
         dropped={p: why for p, why in blueprint.dropped.items() if any(matches(name, [p]) for name in tensors)},
         cache=cache_of(backend.sites()),
     )
@@ -199,14 +203,6 @@ def module_of(backend: Backend) -> nn.Module:
     """A backend as the module that `empty_backend` has checked it to be."""
     assert isinstance(backend, nn.Module)
     return backend
-
-
-def size_of(tensors: TensorIndex, name: str) -> int:
-    """Bytes of a stored tensor."""
-    info, count = tensors[name], 1
-    for size in info.shape:
-        count *= size
-    return count * info.dtype.itemsize
 
 
 def in_words(backend: Backend) -> list[str]:

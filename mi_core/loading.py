@@ -18,6 +18,7 @@ import torch
 from mi_core import registry
 from mi_core.automatic import family_for
 from mi_core.config import Config
+from mi_core.dequantising import Dequantised, plain_tensors
 from mi_core.device_maps import limits_of
 from mi_core.errors import BadConfig, LoadError, MissingTensors, ModelNotFound, UnusedTensors
 from mi_core.families import blueprint_of, config_of, empty_backend
@@ -26,7 +27,7 @@ from mi_core.fill import fill
 from mi_core.gain_signs import check_gains
 from mi_core.inert import check_config_used
 from mi_core.provenance import Provenance
-from mi_core.quantised import refuse_quantised_tensors
+from mi_core.quantised import KEYS, refuse_quantised_tensors
 from mi_core.quantising import Quantiser, check_scheme
 from mi_core.resembling import hinted
 from mi_core.spreading import Spreading
@@ -131,8 +132,9 @@ def load(
         config = read_config(files)
     else:
         config = config_of(files, headers(), backend)
-    family, read_as = family_for(config, headers, backend, ignore_config=ignore_config, ignore_tensors=ignore_tensors)
-    tensors = headers()
+    plain = functools.cache(lambda: plain_tensors(headers(), config))
+    family, read_as = family_for(config, plain, backend, ignore_config=ignore_config, ignore_tensors=ignore_tensors)
+    tensors = plain()
     refuse_quantised_tensors(tensors, tensors.where)
     blueprint = blueprint_of(family, config, tensors)
     ignored_config = check_config_used(config, blueprint.inert, ignore=ignore_config, family=family.name)
@@ -156,6 +158,7 @@ def load(
         family=family.name,
         read_as=read_as,
         quantised="" if change is None else str(change),
+        dequantised=tensors.words if isinstance(tensors, Dequantised) else "",
         plugin=f"{family.distribution} {family.version}",
         revision=files.revision,
         ignored_config=ignored_config,
@@ -165,7 +168,7 @@ def load(
     return Model(
         made,
         name=family.name,
-        config=config.plain(),
+        config={key: value for key, value in config.plain().items() if key not in KEYS},
         tokenizer=chosen_tokenizer(tokenizer, files, config, token=token),
         provenance=provenance,
     )

@@ -20,6 +20,8 @@ class Provenance:
     """How the family was found, in words, where nobody claims the checkpoint's model_type."""
     quantised: str = ""
     """Which weights were quantised on loading, how and by what, in words."""
+    dequantised: str = ""
+    """Which weights the checkpoint stores quantised, and how, in words."""
     plugin: str = ""
     """The distribution that the plugin belongs to, with its version."""
     revision: str | None = None

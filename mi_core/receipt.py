@@ -64,7 +64,7 @@ class Receipt:
         lines = [
             f"model    {self.model} ({self.provenance.family}), {self.dtype} on {self.device}",
             *((f"read as  {self.provenance.read_as}",) if self.provenance.read_as else ()),
-            *((f"weights  {self.provenance.quantised}",) if self.provenance.quantised else ()),
+            *(f"weights  {done}" for done in (self.provenance.dequantised, self.provenance.quantised) if done),
             f"tokens   {', '.join(map(str, self.tokens))}" + (f", BOS {self.bos[0]!r}" if self.bos[0] else ""),
             f"layers   {span(self.layers)}"
             + ("" if self.stopped_after is None else f", stopped after layer {self.stopped_after}"),

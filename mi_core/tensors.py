@@ -141,6 +141,11 @@ class TensorIndex(Mapping[str, TensorInfo]):
     def __repr__(self) -> str:
         return f"TensorIndex({len(self)} tensors of {self.where})"
 
+    @property
+    def bytes(self) -> int:
+        """What all of them take where they are stored."""
+        return sum(info.bytes for info in self.infos.values())
+
     def tensor(self, name: str) -> Tensor:
         """The tensor itself, a view of the file's pages in the checkpoint's own type.
 

@@ -17,6 +17,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 CI = ROOT / ".ci" / "run"
 EXTRAS = {"test": {"pytest", "hypothesis", "beartype"}, "frame": {"pandas"}, "probing": {"scikit-learn"}}
+EXTRAS |= {"quantised": {"torchao"}}
 
 
 def pins() -> dict[str, Requirement]:

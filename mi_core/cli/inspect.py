@@ -43,6 +43,8 @@ def inspect(
 
     line("checkpoint", f"{found.where}, model_type {found.model_type!r}")
     line("tensors", f"{found.tensors}, {size(found.stored)} as stored")
+    if found.dequantised:
+        line("weights", found.dequantised)
     if found.problem is not None:
         line("verdict", "would not load", "bold red")
         line("", f"{type(found.problem).__name__}: {found.problem}")

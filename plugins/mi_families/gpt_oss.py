@@ -1,4 +1,4 @@
-"""gpt-oss 20b and 120b (as bfloat16 copies), and everything else that ships as ``model_type: gpt_oss``.
+"""gpt-oss 20b and 120b (in MXFP4 as released, or plain), and everything else that ships as ``model_type: gpt_oss``.
 
 Traits: attention sinks; windows on every second layer; experts with biases and clamped branches in every layer.
 Source: OpenAI 2025, arXiv:2508.10925; transformers 5.24, models/gpt_oss.

@@ -27,9 +27,9 @@ TENSORS: dict[str, dict[str, torch.Tensor]] = {
 CONFIGS: dict[str, dict[str, Any]] = {
     "gptq": {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}},
     "awq": {"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemm"}},
+    "torchao": {"quantization_config": {"quant_method": "torchao", "quant_type": {"default": {}}}},
     "bitsandbytes": {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
-    "fp8": {"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"}},
-    "mxfp4": {"quantization_config": {"quant_method": "mxfp4"}},
+    "fbgemm_fp8": {"quantization_config": {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}},
     "compressed-tensors": {"compression_config": {"quant_method": "compressed-tensors"}},
 }
 
@@ -48,13 +48,16 @@ def copied(plain: Path, folder: Path, config: dict[str, Any], tensors: dict[str,
 
 @pytest.mark.parametrize("method", CONFIGS)
 def test_a_config_that_says_so_is_refused_by_its_method(plain: Path, tmp_path: Path, method: str) -> None:
-    with pytest.raises(BadConfig, match=rf"quantised \(\w+: '{method}'\).*dequantize"):
+    words = rf"quantised \('{method}'\), which is not read.*that it was made from.*quantise='int8'"
+    with pytest.raises(BadConfig, match=words) as caught:
         mi.load(copied(plain, tmp_path, CONFIGS[method], {}))
+    # of these, transformers makes plain weights of one alone
+    assert ("model.dequantize()" in str(caught.value)) == (method == "bitsandbytes")
 
 
 @pytest.mark.parametrize("method", TENSORS)
 def test_tensors_tell_what_the_config_does_not(plain: Path, tmp_path: Path, method: str) -> None:
-    with pytest.raises(BadConfig, match=rf"quantised \({method}: '.*though its config does not say so.*dequantize"):
+    with pytest.raises(BadConfig, match=rf"quantised \({method}: '.*though its config does not say so.*made from"):
         mi.load(copied(plain, tmp_path, {}, TENSORS[method]))
 
 
