@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,22 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mi_core.errors import LoadError, MemoryMismatch
 from mi_core.layout import Layout
 from mi_core.loop import Taps, forward
 from mi_core.memory import ModelMemory
 from mi_core.protocols import Memory
+from mi_core.weight_samples import fingerprint_of
 
 if TYPE_CHECKING:
     from mi_core.model import Model
 
-__all__ = ["Restorable", "fingerprint_of", "load_memory", "restored", "save_memory"]
+__all__ = ["Restorable", "load_memory", "restored", "save_memory"]
 
 FORMAT = "mi-core memory 1"
-SAMPLES = 64
-"""Numbers of each parameter that are looked at to tell weights apart."""
 
 
 @runtime_checkable
@@ -124,14 +122,3 @@ def one_token(model: Model) -> tuple[Memory, ...]:
     zero, one = torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long)
     layout = Layout(zero[None], one, zero[None], zero, None)
     return forward(model.backend, layout.batch(model.device, "end"), Taps({}), logits="last").memory
-
-
-def fingerprint_of(backend: object) -> str:
-    """What tells the weights of a model from others: names, shapes, dtypes and a sample of each parameter's numbers."""
-    digest = hashlib.sha256()
-    for name, tensor in backend.named_parameters() if isinstance(backend, nn.Module) else ():
-        flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, len(flat) // SAMPLES)].cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(sample.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -105,6 +105,10 @@ class Offloaded:
         """What is brought in."""
         return sum({id(tensor): tensor.nbytes for tensor in self.empty.values()}.values())
 
+    def kept(self) -> Mapping[str, Tensor]:
+        """The weights where they are kept, nothing brought: of a file, pages that nobody looks at are not read."""
+        return self._read()
+
     def read(self) -> Mapping[str, Tensor]:
         """The weights in the host's memory, to be let go by whoever asks for them; tied ones are one tensor."""
         self.brought += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -105,17 +106,29 @@ class PlacedBackend(nn.Module):
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """Those of the backend inside, under its names; offloaded ones are brought in, a unit at a time."""
         inner: Any = self.inner
-        owner = {name: unit.name for unit in self.units.values() for name in unit.parameters}
-        source = {
-            name: of for unit in self.units.values() for name, of in zip(unit.parameters, unit.sources, strict=True)
-        }
-        names = [name for name, _ in inner.named_parameters(recurse=recurse, remove_duplicate=False)]
-        if remove_duplicate:
-            names = list({source[name]: name for name in reversed(names)}.values())[::-1]
-        for unit, run in groupby(names, owner.__getitem__):
+        for unit, run in groupby(self.parameter_names(recurse, remove_duplicate), self.unit_of):
             with self.present(unit):
                 for name in run:
                     yield f"{prefix}.{name}" if prefix else name, inner.get_parameter(name)
+
+    def parameter_names(self, recurse: bool = True, remove_duplicate: bool = True) -> list[str]:
+        """The names of the parameters inside, in their order; of those that are tied, the first."""
+        inner: Any = self.inner
+        names = [name for name, _ in inner.named_parameters(recurse=recurse, remove_duplicate=False)]
+        if not remove_duplicate:
+            return names
+        source = {
+            name: of for unit in self.units.values() for name, of in zip(unit.parameters, unit.sources, strict=True)
+        }
+        return list({source[name]: name for name in reversed(names)}.values())[::-1]
+
+    def unit_of(self, parameter: str) -> str:
+        """The unit that a parameter belongs to."""
+        return self._owner[parameter]
+
+    @cached_property
+    def _owner(self) -> dict[str, str]:
+        return {name: unit.name for unit in self.units.values() for name in unit.parameters}
 
     def gathered(self) -> dict[str, Tensor]:
         """Every parameter in the host's memory, tied ones one tensor."""

@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mi_core.errors import InputError
 from mi_core.fingerprint import fingerprint
 from mi_core.run import Run
 from mi_core.source_runs import SourceRun
 from mi_core.spec import Edit, HookSpec, Insert
+from mi_core.weight_samples import fingerprint_of
 
 if TYPE_CHECKING:
     from mi_core.sweep_plans import SweepPlan
 
 __all__ = ["Store"]
-
-SAMPLED = 64
-"""Entries of each parameter that stand for the weights."""
 
 
 @dataclass(eq=False)
@@ -107,19 +105,14 @@ def context_of(plan: SweepPlan) -> str:
             f"the metric {metric.name!r} is a function, and a store must know it from others: name it, "
             'mi.metric(function, name="...").'
         )
-    weights: list[Any] = []
-    if isinstance(model.backend, nn.Module):
-        for name, parameter in model.backend.named_parameters():
-            flat = parameter.detach().flatten()
-            step = max(1, len(flat) // SAMPLED)
-            weights.append((name, tuple(parameter.shape), fingerprint(flat[::step][:SAMPLED].float())))
     return digest(
         [
             version("mi-core"),
             model.provenance.family,
             model.name,
             str(model.dtype),
-            weights,
+            fingerprint(model.config),
+            fingerprint_of(model.backend),
             fingerprint(base.prompts.ids),
             fingerprint(base.layout.mask),
             fingerprint(base.layout.positions),

@@ -12,8 +12,8 @@ from mi_core import plugins
 from mi_core.building import initialise_randomly
 from mi_core.errors import InputError, NotCompiled
 from mi_core.explaining import amount
-from mi_core.memory_files import fingerprint_of
 from mi_core.tensors import TensorIndex
+from mi_core.weight_samples import fingerprint_of
 
 IDS = [[1, 2, 3, 4, 5], [6, 7, 8]]
 PLACES = st.sampled_from(["cpu", "disk"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mi_core import source_runs
 from mi_core.building import initialise_randomly
 from mi_core.errors import MissingActivation
 from mi_core.packing import Pack
+from mi_core.rehearsing_sweeps import source_bytes
 
 IDS, OTHER = [[1, 2, 3, 4, 5, 6], [7, 8, 9]], [[9, 8, 7, 6, 5, 4], [3, 2, 1]]
 METRIC = mi.metric(lambda logits: logits[:, 3], name="a logit")
@@ -133,13 +135,13 @@ def test_cells_that_are_made_of_numbers_need_a_pass_before_and_the_plan_says_so(
 
 
 def test_a_plan_says_that_the_source_goes_with_the_cells(whole: Whole) -> None:
-    said = "base run, source and all cells go through a layer together"
     model = on_disk(whole)
-    assert said in model.plan_sweep(IDS, GRIDS[0], METRIC).explain()
-    assert said not in whole[0].plan_sweep(IDS, GRIDS[0], METRIC).explain()
+    plan = model.plan_sweep(IDS, mi.patch_grid(STREAM, source=OTHER, each=("layer",)), METRIC)
+    assert "base run, source and all cells go through a layer together" in plan.explain()
     assert brought(model) == {0}
-    peaks = [m.plan_sweep(IDS, GRIDS[0], METRIC, batch=1).peak_bytes for m in (model, whole[0])]
-    assert peaks[0] < peaks[1], "one layer's values are held at a time"
+    held = sum(value.bytes for value in plan.source.rehearsal.after.values())
+    assert source_bytes(plan, plan.source) == held / 3, "one layer's values are held at a time"
+    assert source_bytes(replace(plan, coming=None), plan.source) == held
 
 
 def test_a_source_that_outlives_its_sweep_is_a_run_like_any_other(whole: Whole) -> None:
@@ -195,12 +197,12 @@ def test_a_stored_sweep_takes_one_pass_and_runs_what_is_missing(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pack, "_arrived", lambda *rest: ran.append(rest) or arrived(*rest))
         close(model.sweep(IDS, grid, METRIC, store=folder / "some").values, wanted)
-    assert brought(model) == {2}, "one more tells these weights from others"
+    assert brought(model) == {1}
     assert len(ran) == len(lines) - len(chosen)
     assert len((folder / "some").read_text().splitlines()) == len(lines) + 1  # a line that a kill had torn
     again = on_disk(whole)
     close(again.sweep(IDS, grid, METRIC, store=folder / "some").values, wanted)
-    assert brought(again) == {2}
+    assert brought(again) == {1}
 
 
 def test_stored_cells_are_told_apart_by_source_and_positions(whole: Whole, tmp_path: Path) -> None:
