@@ -111,7 +111,8 @@ def harvest(
             progress=progress,
         )
     except mi.HarvestInterrupted as stopped:
-        problems().print(str(stopped), markup=False)
+        if together.first:
+            problems().print(str(stopped), markup=False)
         raise
     if together.first:
         from mi_core.harvests.showing import brief_topics

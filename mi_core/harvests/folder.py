@@ -14,7 +14,7 @@ from mi_core.harvests.shards import Shard, shard_name
 from mi_core.harvests.windows import Cursor
 from mi_core.sweep_store import digest
 
-__all__ = ["INDEX", "Folder", "read_index"]
+__all__ = ["INDEX", "Folder", "numbered", "read_index"]
 
 FORMAT: Final = "mi-core harvest 1"
 INDEX: Final = "index.json"

@@ -12,7 +12,7 @@ from mi_core.budget import is_out_of_memory
 from mi_core.errors import HarvestError, TokenizerError, TokenOutOfRange
 from mi_core.harvests.collecting import Collector
 from mi_core.harvests.corpora import Corpus, Document
-from mi_core.harvests.folder import Folder
+from mi_core.harvests.folder import Folder, numbered
 from mi_core.harvests.forecast import Forecast, shards_at_once
 from mi_core.harvests.missing import Missing
 from mi_core.harvests.progress import ProgressBar
@@ -61,25 +61,19 @@ class Work:
         there = self.folder.there()
         self.together.wait()  # nobody writes before everybody has seen what is there
         missing = Missing(cutter, there, self.folder.finished())
-        written = len(there)
-        with Writing(self.folder) as writing:
-            try:
+        try:
+            with Writing(self.folder) as writing:
                 for lot in self.lots(missing):
                     self.bar.advance(0, lot[0][1])
                     parts = [collector.making(cut.windows, ticks(self.bar, before, cut)) for _, before, cut in lot]
                     for (number, _, cut), tensors in zip(lot, collector.collect(parts), strict=True):
                         writing.put(number, cut.end, tensors)
-                        written += 1
-            except KeyboardInterrupt:
-                raise HarvestInterrupted(self.folder.path, written) from None
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise HarvestError(
-                    f"{asked.model.device} has no room for runs of {asked.batch_tokens} tokens: give batch_tokens= "
-                    "less than that, and another folder, because what is computed depends on it.",
-                    batch_tokens=asked.batch_tokens,
-                ) from error
+        except KeyboardInterrupt:
+            raise HarvestInterrupted(self.folder.path, len(list(numbered(self.folder.path)))) from None
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise no_memory(asked) from error
+            raise
         return missing.ends, cutter.cursor
 
     def lots(self, missing: Missing) -> Iterator[list[tuple[int, int, Cut]]]:
@@ -111,6 +105,15 @@ class Work:
             forecast.refuse_without_room(self.folder.path)
         if forecast.shards > 1 or comes_and_goes(self.asked.model.backend):
             self.bar.say(forecast.lines(self.asked.model, at_once * self.together.count))
+
+
+def no_memory(asked: Asked) -> HarvestError:
+    """The error of a run that does not fit."""
+    return HarvestError(
+        f"{asked.model.device} has no room for runs of {asked.batch_tokens} tokens: give batch_tokens= less than that, "
+        "and another folder, because what is computed depends on it.",
+        batch_tokens=asked.batch_tokens,
+    )
 
 
 def ticks(bar: ProgressBar, before: int, cut: Cut) -> Callable[[int], None]:

@@ -12,7 +12,7 @@ from harvested import bytes_in, harvest
 
 import mi_core as mi
 from mi_core.harvests import shards
-from mi_core.harvests.ranks import Ranks, ranks
+from mi_core.harvests.ranks import SIZES, Ranks, ranks
 
 
 def launched(count: int, work: Callable[[], object]) -> list[int]:
@@ -75,6 +75,38 @@ def test_a_process_that_nobody_launched_with_others_is_alone(monkeypatch) -> Non
     alone = ranks()
     assert (alone.index, alone.count, alone.first, alone.device) == (0, 1, True, "auto")
     assert not Ranks(1, 2).first
+
+
+def test_one_process_instead_of_several_is_refused(monkeypatch) -> None:
+    """What ``accelerate launch --cpu --num_processes 2`` says to the one process that it starts."""
+    for name in SIZES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert ranks().count == 1
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(mi.errors.HarvestError, match=r"asked for several processes and started one.*--multi_gpu"):
+        ranks()
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("said", ["True", "true", "1"])
+def test_every_launcher_says_how_many_there_are(name, said, monkeypatch) -> None:
+    import accelerate
+
+    class State:
+        num_processes, process_index, device = 2, 1, "cpu"
+        wait_for_everyone = None
+
+        def __init__(self, cpu: bool) -> None:
+            assert cpu
+
+    for other in SIZES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setattr(accelerate, "PartialState", State)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", said)
+    monkeypatch.setenv(name, "2")
+    assert (ranks().index, ranks().count) == (1, 2)
 
 
 def test_processes_that_accelerate_does_not_see_are_not_taken_for_one(monkeypatch) -> None:
