@@ -16,7 +16,7 @@ const ins = nodes.map(() => []), outs = nodes.map(() => []);
 edges.forEach(([source, target], at) => { outs[source].push(at); ins[target].push(at); });
 
 // rows: tokens, layers, logits; columns: positions
-const LINE = 7, STEP = 21, LEFT = 64, PAD = 15;
+const STEP = 21, LEFT = 64, PAD = 15;
 const rowOf = (node) => (node.kind === "token" ? 0 : node.kind === "logit" ? layers + 1 : node.layer + 1);
 const cells = new Map();
 nodes.forEach((node, at) => {
@@ -27,21 +27,29 @@ nodes.forEach((node, at) => {
 const importance = (at) => (nodes[at].rank === undefined ? 0 : nodes[at].rank) + (nodes[at].kind === "error" ? 10 : 0);
 for (const held of cells.values()) held.sort((one, other) => importance(one) - importance(other));
 const textWidth = (text) => 7.4 * text.length + 16;
-const widths = tokens.map((token) => Math.max(58, textWidth(token) + 12));
+function logitWidth(node) { return Math.max(54, textWidth(node.label)); }
+function sized(line) {
+  const widths = tokens.map((token) => Math.max(50, textWidth(token) + 12));
+  for (const [key, held] of cells) {
+    const [row, pos] = key.split(" ").map(Number);
+    if (row === layers + 1) {
+      widths[pos] = Math.max(widths[pos], 2 * PAD + held.reduce((sum, at) => sum + logitWidth(nodes[at]) + 6, 0));
+    } else if (row > 0) {
+      widths[pos] = Math.max(widths[pos], 2 * PAD + STEP * Math.min(held.length, line));
+    }
+  }
+  return { widths, spare: plane.clientWidth - LEFT - 14 - widths.reduce((sum, width) => sum + width, 0) };
+}
+// as many nodes side by side as the width has room for; what is left of it goes to all columns alike
+const sizes = [8, 7, 6, 5, 4, 3].map(sized), chosen = sizes.find((size) => size.spare >= 0) || sizes[sizes.length - 1];
+const { widths, spare } = chosen;
+if (spare > 0) widths.forEach((width, pos) => { widths[pos] = width + spare / widths.length; });
+const lineOf = widths.map((width) => Math.max(3, Math.min(10, Math.floor((width - 2 * PAD) / STEP))));
 const heights = Array.from({ length: layers + 2 }, () => 52);
 for (const [key, held] of cells) {
   const [row, pos] = key.split(" ").map(Number);
-  if (row === layers + 1) {
-    widths[pos] = Math.max(widths[pos], 2 * PAD + held.reduce((sum, at) => sum + logitWidth(nodes[at]) + 6, 0));
-  } else if (row > 0) {
-    widths[pos] = Math.max(widths[pos], 2 * PAD + STEP * Math.min(held.length, LINE));
-    heights[row] = Math.max(heights[row], 30 + STEP * Math.ceil(held.length / LINE));
-  }
+  if (row > 0 && row <= layers) heights[row] = Math.max(heights[row], 30 + STEP * Math.ceil(held.length / lineOf[pos]));
 }
-function logitWidth(node) { return Math.max(54, textWidth(node.label)); }
-// what is left of the width goes to all columns alike
-const spare = plane.clientWidth - 2 - LEFT - 12 - widths.reduce((sum, width) => sum + width, 0);
-if (spare > 0) widths.forEach((width, pos) => { widths[pos] = width + spare / widths.length; });
 const lefts = widths.map((_, pos) => LEFT + widths.slice(0, pos).reduce((sum, width) => sum + width, 0));
 const bottoms = [], total = heights.reduce((sum, height) => sum + height, 0);
 heights.reduce((below, height) => { bottoms.push(total - below + 8); return below + height; }, 0);
@@ -55,23 +63,25 @@ for (const [key, held] of cells) {
     for (const at of held) { const width = logitWidth(nodes[at]); places[at] = [x + width / 2, y]; x += width + 6; }
     continue;
   }
-  const lines = Math.ceil(held.length / LINE);
+  const most = lineOf[pos], lines = Math.ceil(held.length / most);
   held.forEach((at, number) => {
-    const line = Math.floor(number / LINE), own = Math.min(LINE, held.length - line * LINE);
-    places[at] = [middle + STEP * ((number % LINE) - (own - 1) / 2), y + STEP * (line - (lines - 1) / 2)];
+    const line = Math.floor(number / most), own = Math.min(most, held.length - line * most);
+    places[at] = [middle + STEP * ((number % most) - (own - 1) / 2), y + STEP * (line - (lines - 1) / 2)];
   });
 }
 
 const picture = draw("svg", { width: wide, height: total + 16, viewBox: `0 0 ${wide} ${total + 16}`, role: "img", "aria-label": "Attribution graph" });
+const axis = draw("g", {}, draw("rect", { class: "side", x: 0, y: 0, width: LEFT, height: total + 16 }));
 heights.forEach((height, row) => {
   picture.append(draw("rect", { class: row % 2 ? "band odd" : "band", x: 0, y: bottoms[row] - height, width: wide, height }));
   const name = row === 0 ? "tokens" : row === layers + 1 ? "says" : "layer " + (row - 1);
-  picture.append(draw("text", { class: "axis", x: 10, y: bottoms[row] - height / 2 + 4 }, name));
+  axis.append(draw("text", { class: "axis", x: 10, y: bottoms[row] - height / 2 + 4 }, name));
 });
 lefts.forEach((left) => picture.append(draw("line", { class: "rule", x1: left, x2: left, y1: 8, y2: total + 8 })));
 const wires = draw("g", {}), dots = draw("g", {});
-picture.append(wires, dots);
+picture.append(wires, dots, axis);
 plane.append(picture);
+plane.addEventListener("scroll", () => axis.setAttribute("transform", `translate(${plane.scrollLeft} 0)`));
 
 const drawn = nodes.map((node, at) => {
   const [x, y] = places[at], group = draw("g", { class: "node", tabindex: 0, role: "button", "aria-label": node.name });
@@ -146,12 +156,25 @@ function ends(title, list, side) {
     const weight = edges[edge][2], other = edges[edge][side], button = html("button", { title: nodes[other].name }, nodes[other].name);
     button.addEventListener("click", () => keep(other));
     const fill = html("u", { class: weight < 0 ? "minus" : "plus", style: `width:${(100 * Math.abs(weight)) / most}%` });
-    table.append(button, html("span", { class: "track" }, fill), html("b", {}, (weight > 0 ? "+" : "") + weight.toPrecision(3)));
+    table.append(button, html("span", { class: "track" }, fill), html("b", {}, signed(weight)));
   }
   const more = own.length > 14 ? ` (14 of ${own.length})` : "";
   return own.length ? [html("h4", {}, title + more), table] : [];
 }
+function tellPath() {
+  const [part, way, along] = path, table = html("div", { class: "ends" });
+  const most = Math.max(...along.map((edge) => Math.abs(edges[edge][2])), 1e-9);
+  for (const edge of along) {
+    const [, target, weight] = edges[edge], button = html("button", { title: nodes[target].name }, "→ " + nodes[target].name);
+    button.addEventListener("click", () => keep(target));
+    const fill = html("u", { class: weight < 0 ? "minus" : "plus", style: `width:${(100 * Math.abs(weight)) / most}%` });
+    table.append(button, html("span", { class: "track" }, fill), html("b", {}, signed(weight)));
+  }
+  panel.replaceChildren(html("h3", {}, nodes[way[0]].name), html("p", {}, `${percent(part)} of what is predicted goes this way`), table);
+}
+const signed = (weight) => (weight > 0 ? "+" : "") + weight.toPrecision(3);
 function tell(at) {
+  if (at === null && path !== null) return tellPath();
   if (at === null) {
     const features = nodes.filter((node, one) => node.kind === "feature" && !hidden(one)).length;
     panel.replaceChildren(html("h3", {}, "Nothing chosen"), html("p", {}, `${features} features; the edges drawn are those that carry most of the influence on what is predicted. Darker features matter more.`));
@@ -194,3 +217,4 @@ picture.addEventListener("click", () => keep(null));
 const named = nodes.findIndex((node) => node.id === decodeURIComponent(location.hash.slice(1)));
 if (named >= 0) kept = named;
 settle();
+plane.scrollLeft = wide;
