@@ -185,7 +185,7 @@ def written(asked: Mapping[str, Device], layers: Mapping[int, str]) -> dict[str,
     names = [OUTSIDE, *(f"blocks.{layer}" for layer in layers)]
     for name in asked:
         if name not in (*names, "blocks", ""):
-            close = difflib.get_close_matches(name, names, n=1)
+            close = difflib.get_close_matches(str(name), names, n=1)
             raise LoadError(
                 f"device_map names {name!r}, which is no part of this model: its parts are {listing(names)}, and "
                 f"'blocks' for all layers, '' for everything.{f' Did you mean {close[0]!r}?' if close else ''}",
@@ -224,8 +224,10 @@ def place_name(device: Device) -> str:
     if device == "disk":
         return "disk"
     try:
+        if isinstance(device, bool):
+            raise TypeError("no number of a device")
         known = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise LoadError(
             f"{device!r} is no place for weights: 'cpu', 'disk', 'cuda:0', 1, ...", device=device
         ) from error
@@ -241,7 +243,7 @@ def check_present(place: str) -> None:
     try:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise LoadError(
             f"{place!r} is not available here ({reason}): map its parts to a device that is, 'cpu' or 'disk'.",
             device=place,
@@ -256,6 +258,11 @@ def limits_of(asked: Mapping[Device, int | str] | None) -> dict[str, int] | None
     """
     if asked is None:
         return None
+    if not isinstance(asked, Mapping):
+        raise LoadError(
+            f'max_memory={asked!r}: give what each place may hold, such as {{"cuda:0": "10GB", "cpu": "30GB"}}.',
+            max_memory=asked,
+        )
     known = {place_name(device): bytes_of(size) for device, size in asked.items()}
     order = {"cpu": 1, "disk": 2}
     return dict(sorted(known.items(), key=lambda pair: (order.get(pair[0], 0), pair[0])))

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from mi_core.errors import UnsupportedAnalysis
 from mi_core.model import Model
+from mi_core.placed import placed_in
 from mi_core.protocols import Backend
 
 __all__ = ["Foldable", "folded"]
@@ -66,6 +67,12 @@ def folded(
         raise UnsupportedAnalysis(
             f"the weights of {model.provenance.ref} are quantised and cannot be rewritten: load it without quantise=.",
             quantised=model.provenance.quantised,
+        )
+    if placed_in(backend) is not None:
+        raise UnsupportedAnalysis(
+            f"{model.name} is placed by a device map, and nothing can be written to weights that come and go: fold it "
+            "where it is loaded whole, without device_map=.",
+            model=model.name,
         )
     if not isinstance(backend, Foldable):
         raise UnsupportedAnalysis(f"the weights of {model.name} cannot be folded: its backend has no rule for it.")

@@ -118,7 +118,8 @@ class ModelMemory:
         if self.backend is not backend:
             raise MemoryMismatch(
                 f"this memory ({self.model!r}, {len(self.layers)} layers) is not of this model ({model!r}, "
-                f"{backend.shape.n_layers} layers). Run the prefix with the model that goes on from it.",
+                f"{backend.shape.n_layers} layers). Run the prefix with the model that goes on from it; a model of the "
+                "same weights that was loaded once more takes it as a file: memory.save(path), run(memory=path).",
                 model=self.model,
             )
         if len(self.length) != batch:

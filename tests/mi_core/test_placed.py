@@ -10,7 +10,7 @@ from small_models import CONFIG, LAYOUTS, ROWS, SEEDS, close, laid_out, random
 import mi_core as mi
 from mi_core import plugins
 from mi_core.building import initialise_randomly
-from mi_core.errors import InputError, NotCompiled
+from mi_core.errors import InputError, NotCompiled, UnsupportedAnalysis
 from mi_core.explaining import amount
 from mi_core.tensors import TensorIndex
 from mi_core.weight_samples import fingerprint_of
@@ -164,6 +164,11 @@ def test_what_is_offloaded_is_empty_between_calls(whole):
     with pytest.raises(ZeroDivisionError):
         model.run(IDS, mi.intervene("blocks.1.hook_resid_post", mi.Apply(lambda x: x / (1 // 0))))
     assert all(parameter.is_meta for parameter in model.backend.inner.parameters())
+
+
+def test_a_split_model_is_not_folded_and_says_why(whole):
+    with pytest.raises(UnsupportedAnalysis, match=r"placed by a device map.*without device_map="):
+        mi.folded(placed(whole, ["disk", "cpu", "disk", "cpu"]))
 
 
 def test_a_split_model_is_saved_and_known_as_the_whole_one(whole, tmp_path):

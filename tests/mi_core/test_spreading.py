@@ -124,6 +124,10 @@ REFUSED = [
     ({"device_map": "auto", "max_memory": {"cpu": "much"}}, "'much' is no amount of memory"),
     ({"device_map": "auto", "max_memory": {"cpu": 5000}}, "gives 'cpu' 5,000 bytes, and 'blocks.0' alone needs "),
     ({"device_map": "auto", "max_memory": {"cpu": 20000, "disk": 100}}, "gives 'disk' 100 bytes"),
+    ({"device_map": "auto", "max_memory": "2GB"}, "max_memory='2GB': give what each place may hold"),
+    ({"device_map": {"": None}}, "None is no place for weights"),
+    ({"device_map": {"": "cpu", "blocks.1": True}}, "True is no place for weights"),
+    ({"device_map": {"": "cpu", 1: "disk"}}, "device_map names 1, which is no part of this model"),
 ]
 
 
