@@ -33,7 +33,8 @@ def reference(config: Mapping[str, Any], *, seed: int = 0, dtype: str = "float32
     hf = AutoConfig.for_model(config["model_type"], **json.loads(json.dumps(values)))
     hf._experts_implementation = "eager"  # the fused kernel asks for wider experts than tiny ones in bfloat16
     # not .to(dtype) afterwards: that would round the rotary frequencies, which loading never does
-    kind = AutoModelForCausalLM if type(hf) in AutoModelForCausalLM._model_mapping else AutoModelForImageTextToText
+    text = "vision_config" not in values and type(hf) in AutoModelForCausalLM._model_mapping
+    kind = AutoModelForCausalLM if text else AutoModelForImageTextToText
     model = kind.from_config(hf, attn_implementation=attention, dtype=getattr(torch, dtype))
     scramble(model, seed)
     return model.eval()

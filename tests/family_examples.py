@@ -30,10 +30,25 @@ def examples_of(family: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 EXAMPLES = {name: config for family in FAMILIES for name, config in examples_of(family)}
 """``"qwen2-0"`` -> the first example of ``qwen2``; without special tokens where it names none."""
 MIXTURES = [name for name, config in EXAMPLES.items() if "expert" in repr(config)]
-YOUNG = ("gemma4_text", "laguna", "mellum")
+YOUNG = ("gemma4_text", "laguna", "mellum", "qwen3_5", "qwen3_5_moe")
 """Families whose configs were never spelled as transformers 4 spelled rotary positions."""
 UNSHARED = ("granite_swa", "granitemoe_swa")
 """Families whose reference returns patterns before sinks have taken their share."""
+
+
+NORMED_READINGS = ("qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next")
+"""Families whose heads' readings are normed once more, so that rounding of what nearly cancels grows with it:
+differences are parts of the largest number there. In double precision they are held to what all others are."""
+
+
+def scale_of(name: str, theirs: Tensor) -> float:
+    """What a difference is a part of."""
+    return max(1.0, theirs.abs().max().item()) if name.rpartition("-")[0] in NORMED_READINGS else 1.0
+
+
+def attending(model: Any) -> list[int]:
+    """The layers that have a pattern, as the reference lists them."""
+    return [point.layer for point in model.hook_points("blocks.*.attn.hook_pattern")]
 
 
 def attention(name: str) -> str:

@@ -124,8 +124,8 @@ def check_write_gates_close(subject: Subject) -> None:
         expect_equal(subject.run(prompt, open_).logits, whole.logits, what, call=prompt.call(open_))
         closed = intervene(point.name, Zero().at(pos=at)) + capture(layer + READ)
         draw = torch.Generator().manual_seed(seed)
-        sizes = subject.model.hook_points(layer + VALUES)[0].site.sizes
-        noise = torch.randn(sizes["head"], sizes["d_head"], generator=draw)
+        values = subject.model.hook_points(layer + VALUES)[0].site
+        noise = torch.randn([values.sizes[dim] for dim in values.dims[2:]], generator=draw)
         other = intervene(layer + VALUES, Add(noise).at(pos=at)) + closed
         runs = [subject.run(prompt, spec, logits=None)[layer + READ] for spec in (closed, other)]
         for row, columns in enumerate(prompt.columns):

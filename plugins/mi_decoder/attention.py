@@ -104,7 +104,8 @@ class AttentionModule(nn.Module):
         self.register_parameter("sink_bias", empty(spec.n_heads) if spec.sinks else None)
         factors = 0 if spec.gate is None else spec.n_heads * spec.gate.width(self.d_value)
         self.register_parameter("gate_weight", empty(factors, d_model) if factors else None)
-        self.register_parameter("gate_bias", None)
+        biased = spec.gate is not None and spec.gate.bias
+        self.register_parameter("gate_bias", empty(factors) if biased else None)
         self.register_parameter("o_weight", empty(d_model, spec.n_heads * self.d_value))
         self.register_parameter("o_bias", empty(d_model) if spec.out_bias else None)
 

@@ -14,11 +14,13 @@ from mi_decoder.routing import Groups, TopK
 from mi_decoder.translation import Source
 
 __all__ = [
+    "BESIDE_SHARED",
     "BIASED_ROUTER",
     "LEARNING_TO_ROUTE",
     "dense_or_sparse",
     "expert_names",
     "gate",
+    "mixture_beside_shared",
     "moe_names",
     "n_experts",
     "sigmoid_experts",
@@ -40,6 +42,9 @@ BIASED_ROUTER: Mapping[str, Source] = {
 }
 """The bias that takes part in the choice of experts. Source: transformers 5.24, deepseek_v3."""
 
+BESIDE_SHARED: Mapping[str, Source] = {"layers.*.channel.shared_gate": "model.layers.*.mlp.shared_expert_gate"}
+"""What `mixture_beside_shared` has beside `moe_names`. Source: transformers 5.24, qwen2_moe."""
+
 
 def n_experts(config: Config, *keys: str, default: int | None = None) -> int:
     """How many experts a layer has; ``keys`` are the names that this number goes by, of which files have one."""
@@ -51,6 +56,26 @@ def n_experts(config: Config, *keys: str, default: int | None = None) -> int:
 def gate(config: Config, key: str = "hidden_act", activation: str = "silu") -> Gated:
     """How an expert's neurons come from its two branches; ``activation`` where the key is absent."""
     return Gated(ACTIVATIONS[config.choice(key, ACTIVATIONS, default=activation)])
+
+
+def mixture_beside_shared(
+    config: Config, count: int, chosen: int, d_mlp: int, d_shared: int, normalise: bool
+) -> Experts:
+    """Experts chosen by a softmax, beside a shared one with a gate of its own.
+
+    The numbers are the family's defaults: how many there are and how many a token gets, the width of each and of the
+    shared one. Source: transformers 5.24, Qwen2MoeSparseMoeBlock.
+    """
+    neurons = gate(config)
+    return Experts(
+        n_experts=n_experts(config, "num_experts", default=count),
+        d_mlp=config.size("moe_intermediate_size", default=d_mlp),
+        routing=TopK(config.size("num_experts_per_tok", default=chosen), normalise=normalise),
+        neurons=neurons,
+        shared=GatedMLP(config.size("shared_expert_intermediate_size", default=d_shared), neurons.activation),
+        shared_gate=True,
+        rounded=True,
+    )
 
 
 def sparse_by_step(config: Config, dense: Sequence[int] = ()) -> Callable[[int], bool]:

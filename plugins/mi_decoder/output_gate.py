@@ -24,6 +24,8 @@ class OutputGate:
     by_head: bool = False
     wide: bool = False
     """Whether the activation is computed in float32 and rounded."""
+    bias: bool = False
+    """Whether ``W_gate x`` has a bias."""
 
     def width(self, d_value: int) -> int:
         """How many factors a head has."""

@@ -23,9 +23,10 @@ ABSENT: Mapping[str, Mapping[str, Any]] = {"llama": LLAMA, "mistral": {**LLAMA, 
 """What the reference takes for sizes that published files leave out. Source: transformers 5.24, LlamaConfig and
 MistralConfig."""
 IMAGES = "for images, which are not read"
-TOWERS = ("vision_tower", "multi_modal_projector", "image_newline")
+TOWERS = ("vision_tower", "visual", "multi_modal_projector", "image_newline")
 KEYS = "vision_config image_token_index image_token_id image_seq_length projector_hidden_act vision_feature_layer "
-KEYS += "vision_feature_select_strategy multimodal_projector_bias image_grid_pinpoints spatial_merge_size"
+KEYS += "vision_feature_select_strategy multimodal_projector_bias image_grid_pinpoints spatial_merge_size "
+KEYS += "video_token_id vision_start_token_id vision_end_token_id"
 INERT = dict.fromkeys(KEYS.split(), IMAGES)
 DROPPED = {f"{outer}{tower}*": IMAGES for outer in ("", "model.") for tower in TOWERS}
 
@@ -36,10 +37,12 @@ def text_part(
     *,
     family: str,
     tied: bool = False,
+    newer: bool = False,
 ) -> Blueprint:
     """The blueprint of ``text_config``'s own family, under the names that the part has inside the checkpoint.
 
-    ``tied`` is the outer config's default.
+    ``tied`` is the outer config's default; ``newer`` is whether new checkpoints of the family call the part
+    ``model.language_model``.
 
     Raises:
         BadConfig: the part's family scales or caps its logits, which the reference leaves out here.
@@ -59,7 +62,7 @@ def text_part(
             f"out inside a {family!r}, so what is meant is not known.",
             path=config.where,
         )
-    newer = tensors is not None and any(name.startswith("model.language_model.") for name in tensors)
+    newer = newer if tensors is None else any(name.startswith("model.language_model.") for name in tensors)
     weights = {
         parameter: Weight(tuple(outer_name(name, newer) for name in weight.names), weight.view)
         for parameter, weight in inner.weights.items()

@@ -12,21 +12,16 @@ from typing import Any
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
 from mi_core.hookspecs import hookimpl
-from mi_decoder import Attention, Experts, GatedMLP, Layer, RMSNorm
+from mi_decoder import Attention, Layer, RMSNorm
 from mi_decoder.examples import TINY
-from mi_decoder.moe_config import LEARNING_TO_ROUTE, gate, moe_names, n_experts, sparse_by_step
+from mi_decoder.moe_config import BESIDE_SHARED, LEARNING_TO_ROUTE, mixture_beside_shared, moe_names, sparse_by_step
 from mi_decoder.rope_config import rotary
-from mi_decoder.routing import TopK
 from mi_decoder.translation import LLAMA_NAMES, blueprint, decoder, gated_mlp, heads, or_none
 from mi_decoder.windows import layer_windows
 
 __all__ = ["mi_family", "mi_family_examples"]
 
-NAMES = {
-    **LLAMA_NAMES,
-    **moe_names(shared="shared_expert"),
-    "layers.*.channel.shared_gate": "model.layers.*.mlp.shared_expert_gate",
-}
+NAMES = {**LLAMA_NAMES, **moe_names(shared="shared_expert"), **BESIDE_SHARED}
 
 
 @hookimpl
@@ -37,7 +32,9 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     positions = rotary(config, d_head, n_ctx)
     bias = config.flag("qkv_bias", default=True)
     norm = RMSNorm(config.number("rms_norm_eps", default=1e-6, at_least=0.0))
-    dense, sparse, experts, windows = gated_mlp(config), sparse_by_step(config), mixture(config), lower_windows(config)
+    dense, sparse, windows = gated_mlp(config), sparse_by_step(config), lower_windows(config)
+    normalise = config.flag("norm_topk_prob", default=False)
+    experts = mixture_beside_shared(config, 60, 4, d_mlp=1408, d_shared=5632, normalise=normalise)
 
     def layer(index: int) -> Layer:
         mixer = Attention(n_heads, n_kv_heads, d_head, positions, bias=bias, window=windows[index])
@@ -46,21 +43,6 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     model = decoder(config, layer, norm, positions.scaling.reach(n_ctx))
     tied = config.flag("tie_word_embeddings", default=False)
     return blueprint(model, tensors, tied=tied, names=NAMES, inert=LEARNING_TO_ROUTE)
-
-
-def mixture(config: Config) -> Experts:
-    """The experts of a layer, and the shared one."""
-    neurons = gate(config)
-    normalise = config.flag("norm_topk_prob", default=False)
-    return Experts(
-        n_experts=n_experts(config, "num_experts", default=60),
-        d_mlp=config.size("moe_intermediate_size", default=1408),
-        routing=TopK(config.size("num_experts_per_tok", default=4), normalise=normalise),
-        neurons=neurons,
-        shared=GatedMLP(config.size("shared_expert_intermediate_size", default=5632), neurons.activation),
-        shared_gate=True,
-        rounded=True,
-    )
 
 
 def lower_windows(config: Config) -> list[int | None]:

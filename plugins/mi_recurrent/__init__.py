@@ -1,9 +1,10 @@
-"""Recurrent mixers and channel parts, RWKV-4 to RWKV-7: values that an engine's layers are made of."""
+"""Recurrent mixers and channel parts, RWKV-4 to 7 and gated delta nets: what an engine's layers are made of."""
 
 from mi_recurrent.channel_mix import ChannelMix
+from mi_recurrent.delta_net import GatedDeltaNet
 from mi_recurrent.rwkv4 import RWKV4TimeMix
 from mi_recurrent.rwkv5 import RWKV5TimeMix
 from mi_recurrent.rwkv6 import RWKV6TimeMix
 from mi_recurrent.rwkv7 import RWKV7TimeMix
 
-__all__ = ["ChannelMix", "RWKV4TimeMix", "RWKV5TimeMix", "RWKV6TimeMix", "RWKV7TimeMix"]
+__all__ = ["ChannelMix", "GatedDeltaNet", "RWKV4TimeMix", "RWKV5TimeMix", "RWKV6TimeMix", "RWKV7TimeMix"]

@@ -59,24 +59,26 @@ class Compared:
     """As they read the state at the chunk's start."""
     writers: Float[Tensor, "batch head chunk writer n"]
     """As what they write is left at the chunk's end."""
-    kept: Float[Tensor, "batch head chunk n 1"]
-    """What is left at the chunk's end of the state at its start."""
+    kept: Float[Tensor, "batch head chunk _ 1"]
+    """What is left at the chunk's end of the state at its start, of each channel or of all."""
 
 
 def compare(
     early: Sequence[Float[Tensor, "batch head chunk token n"]],
     late: Sequence[Float[Tensor, "batch head chunk token n"]],
     writers: Sequence[Float[Tensor, "batch head chunk token n"]],
-    log_decay: Float[Tensor, "batch head chunk token n"],
+    log_decay: Float[Tensor, "batch head chunk token _"],
 ) -> Compared:
     """What readers see of what was written in their chunk.
 
     An ``early`` reader sees the state before its token's decay and write, a ``late`` one the state behind them. One
     matrix product with exponents around the middle of the chunk; where half a chunk decays so much that those leave
-    float32, in blocks.
+    float32, in blocks. A decay of the whole head (``n`` of it is 1) needs neither.
 
     Source: Yang et al. 2024, arXiv:2312.06635, section 4 (secondary chunking).
     """
+    if log_decay.shape[-1] == 1:
+        return by_head(early, late, writers, log_decay)
     half = log_decay.shape[-2] // 2
     first, second = (part.abs().sum(-2) for part in torch.chunk(log_decay.detach(), 2, -2))
     halves = torch.maximum(first, second)
@@ -95,6 +97,28 @@ def compare(
     seen = torch.cat([*(own.tril(-1) for _ in early), *(own.tril() for _ in late)]).repeat(1, len(writers))
     products = torch.where(seen, rows @ columns.mT, 0.0)
     return Compared(products, rows * middle.to(rows).exp(), columns * (end - middle).to(columns).exp(), kept)
+
+
+def by_head(early: Sequence[Tensor], late: Sequence[Tensor], writers: Sequence[Tensor], log_decay: Tensor) -> Compared:
+    """The same for a decay of the whole head, which leaves the product of two vectors: no exponent is above zero.
+
+    Source: Dao and Gu 2024, arXiv:2405.21060, section 6.
+    """
+    after = cumulative(log_decay)
+    before, end = after - log_decay, after[..., -1:, :]
+    own = torch.ones(log_decay.shape[-2], log_decay.shape[-2], dtype=torch.bool, device=log_decay.device)
+
+    def between(at: Tensor, last: int) -> Tensor:
+        return (at - after.mT).masked_fill(~own.tril(last), -torch.inf).to(log_decay).exp()
+
+    fading = torch.cat([*(between(before, -1) for _ in early), *(between(after, 0) for _ in late)], -2)
+    products = torch.cat((*early, *late), -2) @ torch.cat(tuple(writers), -2).mT
+    return Compared(
+        products * torch.cat([fading] * len(writers), -1),
+        torch.cat([x * at.to(x).exp() for x, at in [(x, before) for x in early] + [(x, after) for x in late]], -2),
+        torch.cat([y * (end - after).to(y).exp() for y in writers], -2),
+        end.to(log_decay).exp(),
+    )
 
 
 def in_blocks(

@@ -13,12 +13,12 @@ from torch import Tensor
 from mi_core.protocols import Batch, Tap
 from mi_recurrent.chunks import in_chunks
 
-__all__ = ["Kernel", "Recurred", "every_column_is_real", "pads", "recur", "states_of", "stepwise"]
+__all__ = ["Kernel", "Recurred", "Recurrence", "every_column_is_real", "pads", "recur", "states_of", "stepwise"]
 
 
 @runtime_checkable
-class Kernel(Protocol):
-    """A recurrence: ``step`` says what it is, ``chunked`` is the same many tokens at a time.
+class Recurrence(Protocol):
+    """``step`` says what it is, ``chunked`` is the same many tokens at a time.
 
     Inputs are ``[batch head pos n]`` (``[*lead n]`` in a step), the state ``[batch head *state]``.
     """
@@ -41,16 +41,21 @@ class Kernel(Protocol):
         """What each token reads, and the states before each chunk and behind the last."""
         ...
 
+    def silenced(self, inputs: Sequence[Tensor], pads: Bool[Tensor, "batch 1 pos 1"]) -> tuple[Tensor, ...]:
+        """Inputs that leave the state as it is at the pads."""
+        ...
+
+
+@runtime_checkable
+class Kernel(Recurrence, Protocol):
+    """A recurrence that weighs values, as attention does."""
+
     def pattern(self, inputs: Sequence[Tensor]) -> Tensor:
         """What each token reads of each value, without an initial state."""
         ...
 
     def empty(self, like: Tensor, d_value: int) -> Tensor:
         """The state of rows that have seen nothing."""
-        ...
-
-    def silenced(self, inputs: Sequence[Tensor], pads: Bool[Tensor, "batch 1 pos 1"]) -> tuple[Tensor, ...]:
-        """Inputs that leave the state as it is at the pads."""
         ...
 
 
@@ -66,7 +71,7 @@ class Recurred:
 
 
 def stepwise(
-    kernel: Kernel, inputs: Sequence[Tensor], state: Tensor, added: Tensor | None = None
+    kernel: Recurrence, inputs: Sequence[Tensor], state: Tensor, added: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Token by token: what each reads, and the state behind each, ``[batch head pos *state]``.
 
@@ -82,7 +87,7 @@ def stepwise(
     return torch.stack(reads, 2), torch.stack(states, 2)
 
 
-def states_of(kernel: Kernel, inputs: Sequence[Tensor], boundaries: Tensor) -> Tensor:
+def states_of(kernel: Recurrence, inputs: Sequence[Tensor], boundaries: Tensor) -> Tensor:
     """The state behind each token, from those at the chunks' boundaries: all chunks take their steps together."""
     if kernel.size == 1:
         return boundaries[:, :, 1:]
@@ -94,7 +99,7 @@ def states_of(kernel: Kernel, inputs: Sequence[Tensor], boundaries: Tensor) -> T
     return torch.stack(states, 3).flatten(2, 3)[:, :, : inputs[0].shape[2]]
 
 
-def recur(kernel: Kernel, inputs: Sequence[Tensor], state: Tensor, batch: Batch, tap: Tap, site: str) -> Recurred:
+def recur(kernel: Recurrence, inputs: Sequence[Tensor], state: Tensor, batch: Batch, tap: Tap, site: str) -> Recurred:
     """What is read, with the states laid open if somebody looks at them (at ``site``) or wants to go on from them."""
     inputs = kernel.silenced(inputs, pads(batch)) if not every_column_is_real(batch) else tuple(inputs)
     opened = tap.wants(site) or batch.record not in (None, "end")
@@ -116,7 +121,7 @@ def recur(kernel: Kernel, inputs: Sequence[Tensor], state: Tensor, batch: Batch,
     return Recurred(read, end, seen)
 
 
-def written(kernel: Kernel, inputs: Sequence[Tensor], state: Tensor, tap: Tap, site: str) -> Recurred:
+def written(kernel: Recurrence, inputs: Sequence[Tensor], state: Tensor, tap: Tap, site: str) -> Recurred:
     """The same with writes: a state that is written at a position is what the next position starts from.
 
     The call is cut behind each position at which the write changes something. Under gradients, states that are only

@@ -6,20 +6,24 @@ from collections.abc import Mapping
 
 from mi_core.protocols import Site
 
-__all__ = ["RECURRENT", "STATE", "recurrent_site"]
+__all__ = ["RECURRENT", "SHIFT", "STATE", "recurrent_site"]
 
-STATE = "mixer.hook_state"
+STATE, SHIFT = "mixer.hook_state", "mixer.hook_shift"
 
 HEADS = ("batch", "pos", "head", "d_head")
 STREAM = ("batch", "pos", "d_model")
 
 RECURRENT: Mapping[str, tuple[tuple[str, ...], str]] = {
     "mixer.hook_in": (STREAM, "what the mixer reads: after gain and bias of its norm"),
-    "mixer.hook_shift": (STREAM, "what a position leaves for the next one's mixer; a write acts from there on"),
+    SHIFT: (STREAM, "what a position leaves for the next one's mixer; a write acts from there on"),
     "mixer.hook_r": (HEADS, "receptance: what the state is read with"),
     "mixer.hook_log_decay": (HEADS, "log of what the state is multiplied by: float32, at most 0"),
     "mixer.hook_a": (HEADS, "how much of what lies along the removal key is removed (in-context learning rate)"),
     "mixer.hook_v_mix": (HEADS, "the share of the first layer's value in the value"),
+    "mixer.hook_beta": (
+        ("batch", "pos", "head"),
+        "how much of what the token writes is written, and of what lies along its key removed (delta rule)",
+    ),
     "mixer.hook_kk": (HEADS, "the removal key, of length one"),
     "mixer.hook_k": (HEADS, "keys as they are written"),
     "mixer.hook_v": (HEADS, "values as they are written, after mixing"),
@@ -58,23 +62,38 @@ OTHER_DIMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "mixer.hook_effective_attn": ("batch", "d_head", "query_pos", "key_pos"),
     },
     "heads": {},
+    # delta nets: keys and values of their own widths, one decay for a head, a convolution in place of the shift
+    "delta": {
+        SHIFT: ("batch", "pos", "lag", "d_conv"),
+        **dict.fromkeys(("mixer.hook_r", "mixer.hook_k"), ("batch", "pos", "head", "d_key")),
+        **dict.fromkeys(
+            ("mixer.hook_v", "mixer.hook_g", "mixer.hook_wkv", "mixer.hook_z"), ("batch", "pos", "head", "d_value")
+        ),
+        "mixer.hook_log_decay": ("batch", "pos", "head"),
+    },
+}
+OTHER_MEANINGS: Mapping[str, Mapping[str, str]] = {
+    "delta": {
+        SHIFT: "what positions leave for the next ones' convolution, the oldest first; a write acts from there on",
+    },
 }
 
 
 def recurrent_site(name: str, kind: str, sizes: Mapping[str, int], replace_only: str = "") -> Site:
-    """The site ``name``; ``kind`` is ``"channels"`` where every channel is a recurrence of its own."""
+    """The site ``name``, of a ``kind`` of mixer: ``"heads"``, ``"channels"`` (each a recurrence), ``"delta"``."""
     dims, meaning = RECURRENT[name]
-    dims = OTHER_DIMS[kind].get(name, dims)
+    dims, meaning = OTHER_DIMS[kind].get(name, dims), OTHER_MEANINGS.get(kind, {}).get(name, meaning)
+    register = name == SHIFT and "lag" in dims
     return Site(
         name=name,
         dims=dims,
         sizes={dim: size for dim, size in sizes.items() if dim in dims},
         meaning=meaning,
         replace_only=replace_only,
-        on_demand=name in ON_DEMAND,
+        on_demand=name in ON_DEMAND or register,
         # edges can be cut there; nothing arrives closed
         keeps_masked=name == "mixer.hook_effective_attn",
         from_start=name == "mixer.hook_effective_attn",
-        carries=name == STATE,
+        carries=name == STATE or register,
         also=ALSO.get(name, ()),
     )

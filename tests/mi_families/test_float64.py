@@ -37,7 +37,10 @@ OTHERWISE_NARROW = {
     "olmoe": ROUTER,
     "phimoe": "its rotation rounds once more in single precision",
     "qwen2_moe": ROUTER,
+    "qwen3_5_moe": ROUTER,
+    "qwen3_5_moe_text": ROUTER,
     "qwen3_moe": ROUTER,
+    "qwen3_next": ROUTER,
 }
 """Families whose reference rounds something to single precision in another way: 1e-6 then."""
 NOT_WIDE = {"xglm": "its mask overflows: it cannot be run in float64"}

@@ -20,7 +20,7 @@ import test_parity as parity
 import test_toy_models as toys
 import transformers
 from checkpoints import reference, reference_run, save
-from family_examples import YOUNG, examples_of
+from family_examples import NORMED_READINGS, YOUNG, examples_of
 
 import mi_core as mi
 from mi_core.testing import run_checks, subjects
@@ -85,9 +85,10 @@ def against_transformers(family: str) -> tuple[str, list[str]]:
         parity.EXAMPLES.update(examples_of(family))
     names = [name for name in parity.EXAMPLES if name.rpartition("-")[0] == family and name not in ROWS_OF_THEIR_OWN]
     figures = measured(names)
+    parts = "; differences are parts of the largest number" if family in NORMED_READINGS else ""
     version = ".".join(transformers.__version__.split(".")[:2])
     return f"transformers {version}, {type(parity.pair(names[0])[0]).__name__} with eager attention", [
-        f'how = "against the reference on random weights, gains and biases included; {len(names)} tiny configs"',
+        f'how = "against the reference on random weights, gains and biases included; {len(names)} tiny configs{parts}"',
         'command = "pytest tests/mi_families"',
         f"greedy = {json.dumps(GREEDY)}",
         f"bfloat16 = {json.dumps(in_bfloat16(names))}",

@@ -15,7 +15,8 @@ from mi_recurrent.wkv4 import WKV4
 from mi_recurrent.wkv6 import WKV6
 from mi_recurrent.wkv7 import WKV7
 
-KERNELS: dict[str, Kernel] = {"4": WKV4(), "6": WKV6(), "7": WKV7()}
+KERNELS: dict[str, Kernel] = {"4": WKV4(), "6": WKV6(), "7": WKV7(), "6 by head": WKV6(), "7 by head": WKV7()}
+"""By version; and where the state decays as a whole, as in gated delta nets."""
 SIZES = (2, 3, 8)
 """Rows, heads, channels of a head."""
 DECAYS = {"usual": 1.0, "none": 0.0, "weak": 1e-3, "strong": 30.0, "very strong": 1000.0}
@@ -31,6 +32,8 @@ def inputs_of(name: str, pos: int, decay: str, seed: int, parallel: bool) -> lis
     r, k, v = (draw(shape, seed + i) for i in range(3))
     gate = torch.rand(*shape[:3], 1, generator=torch.Generator().manual_seed(seed)) * 2
     log_decay = -DECAYS[decay] * torch.rand(shape, generator=torch.Generator().manual_seed(seed + 5))
+    if name.endswith("by head"):
+        name, log_decay = name[0], log_decay[..., :1]
     if parallel:
         k = draw((*SIZES[:2], 1, SIZES[2]), seed) + 1e-3 * k
     if name == "4":
@@ -100,7 +103,7 @@ def test_effective_attention_times_values_is_what_is_read(name: str, pos: int, d
     if name == "4":  # every channel is a head
         inputs = [x[:, :1] for x in inputs]
     read, _ = kernel.chunked(inputs, kernel.empty(inputs[0], SIZES[2]))
-    pattern, values = kernel.pattern(inputs), inputs[{"4": 2, "6": 2, "7": 3}[name]]
+    pattern, values = kernel.pattern(inputs), inputs[{"4": 2, "6": 2, "7": 3}[name[0]]]
     product = torch.einsum("bcqk,bhkc->bhqc", pattern, values) if name == "4" else pattern @ values
     near(product, read, "weights times values")
     assert bool((pattern.triu(1) == 0).all())
