@@ -14,7 +14,17 @@ from mi_core.placed import PlacedBlock, placed_in
 from mi_core.prefetching import Stop
 from mi_core.protocols import Backend, Block
 
-__all__ = ["Stages", "abreast", "all_abreast", "alone", "comes_and_goes", "computed_on", "expecting", "parking"]
+__all__ = [
+    "Stages",
+    "abreast",
+    "all_abreast",
+    "alone",
+    "comes_and_goes",
+    "computed_on",
+    "expecting",
+    "parking",
+    "repeating",
+]
 
 Result = TypeVar("Result")
 Stages: TypeAlias = Generator[int, None, Result]
@@ -93,6 +103,12 @@ def expecting(backend: Backend, stages: Iterable[int]) -> Iterator[Callable[[], 
             stops.append(Stop(stage, weights, whole=stage >= 0 or placed.device.type != "cpu"))
     with placed.desk.expecting(stops) as begin:
         yield begin
+
+
+def repeating(backend: Backend, passes: int) -> AbstractContextManager[None]:
+    """Meanwhile so many passes follow on each other: the weights that the next begins with come behind the last."""
+    placed = placed_in(backend)
+    return nullcontext() if placed is None or placed.desk is None else placed.desk.courier.repeating(passes)
 
 
 def placed_block(block: Block | None) -> PlacedBlock | None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_core.abreast import repeating
 from mi_core.errors import ContextOverflow, InputError
 from mi_core.generation import Generation, GenerationInterrupted
 from mi_core.layout import Layout
@@ -67,7 +68,7 @@ def generate(
     ends = end_tokens(model, reader) if stop_at_eos else frozenset()
     state = State(model, prompts, layout, sampling, writer, talk, ends, max_new_tokens)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), repeating(model.backend, max_new_tokens):
             state.run()
     except KeyboardInterrupt as interrupt:
         raise GenerationInterrupted(state.result(time.perf_counter() - began)) from interrupt

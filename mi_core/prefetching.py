@@ -54,17 +54,32 @@ class Courier:
         self._here: list[Parcel] = []
         self._journeys: list[list[Stop]] = []
         self._errand: Errand | None = None
+        self._passes = 0
+        self._first: Stop | None = None
 
     @contextmanager
     def journey(self, stops: Sequence[Stop]) -> Iterator[Callable[[], None]]:
         """Meanwhile there are stops ahead; several runs side by side have each their own. Yields what starts it."""
         own = list(stops)
         self._journeys.append(own)
+        self._first = own[0] if own and self._passes > 1 else None
+        self._passes -= 1
         try:
             yield self._begin_next
         finally:
             self._journeys = [journey for journey in self._journeys if journey is not own]
             if own and self._errand is not None and not self._expected(self._errand.parcel):
+                self.drop()
+
+    @contextmanager
+    def repeating(self, passes: int) -> Iterator[None]:
+        """Meanwhile so many passes follow on each other: behind the last stop of one comes the first of the next."""
+        self._passes = passes
+        try:
+            yield
+        finally:
+            self._passes, self._first = 0, None
+            if self._errand is not None and not self._expected(self._errand.parcel):
                 self.drop()
 
     def take(self, parcel: Parcel) -> dict[str, Tensor]:
@@ -118,7 +133,8 @@ class Courier:
         return carried
 
     def _begin_next(self) -> None:
-        nearest = min((journey[0] for journey in self._journeys if journey), key=lambda stop: stop.stage, default=None)
+        coming = (journey[0] for journey in self._journeys if journey)
+        nearest = min(coming, key=lambda stop: stop.stage, default=self._first)
         if nearest is not None and nearest.whole:
             self.begin(nearest.parcel)
 

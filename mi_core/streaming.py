@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_core.abreast import repeating
 from mi_core.calling import check_fired, gather, taps_for
 from mi_core.errors import InputError, MissingActivation, SpecError
 from mi_core.layout import Layout
@@ -73,8 +74,9 @@ def stream(
     steps = Steps(spec, model.points, layout, None, prompts.rows)
     refuse_from_start(steps)
     pieces = Pieces(model, layout, steps, losses, memory)
-    with torch.no_grad():
-        for begin in range(0, layout.width, chunk):
+    begins = range(0, layout.width, chunk)
+    with torch.no_grad(), repeating(model.backend, len(begins)):
+        for begin in begins:
             pieces.call(begin, min(begin + chunk, layout.width))
     return pieces.result(prompts, time.perf_counter() - began)
 

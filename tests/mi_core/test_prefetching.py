@@ -165,6 +165,33 @@ def test_a_run_that_stops_early_brings_nothing_behind(whole):
     assert [brought(model)[f"blocks.{layer}"] for layer in range(LAYERS)] == [1, 1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("outside", ["cpu", "disk"])
+def test_behind_a_pass_of_a_generation_the_next_begins(whole, outside):
+    model = placed(whole, [outside, *["disk"] * LAYERS])
+    order, most = watched(model)
+    on_the_way, courier = [], model.backend.desk.courier
+
+    def told(*_):
+        on_the_way.append(courier._errand and courier._errand.parcel)
+
+    made = model.generate(IDS[:1], max_new_tokens=3, stop_at_eos=False, stream=told)
+    assert torch.equal(made.tokens, whole[0].generate(IDS[:1], max_new_tokens=3, stop_at_eos=False).tokens)
+    one = [*(["outside"] if outside == "disk" else []), *(f"blocks.{layer}" for layer in range(LAYERS))]
+    assert order == (one + one[:-LAYERS]) * 3
+    if outside == "cpu":
+        assert on_the_way == [model.backend.offloaded["blocks.0"]] * 2 + [None]
+    assert most[0] == 2
+    assert at_rest(model)
+
+
+def test_pieces_of_a_long_input_follow_on_each_other(whole):
+    model = placed(whole, ["cpu", *["disk"] * LAYERS])
+    order, _ = watched(model)
+    model.stream([list(range(12))], chunk=5)
+    assert order == [f"blocks.{layer}" for layer in range(LAYERS)] * 3
+    assert at_rest(model)
+
+
 def test_the_backward_pass_goes_the_other_way_and_ends_with_an_empty_desk(whole):
     model = placed(whole)
     run = model.run(IDS, mi.capture("blocks.1.hook_resid_pre"), grad=True)
@@ -213,9 +240,9 @@ def test_what_ends_a_run_leaves_nothing_on_its_way(whole, error, chunks):
     def ends(x):
         raise error
 
-    with pytest.raises(error):
+    with pytest.raises(error) as kept:
         model.run(IDS, mi.intervene("blocks.2.hook_resid_post", mi.Apply(ends)), batch_tokens=chunks)
-    assert at_rest(model)
+    assert at_rest(model), f"while somebody has {kept}"
     assert all(parameter.is_meta for parameter in model.backend.inner.parameters())
     assert torch.equal(model.run(IDS).logits, whole[0].run(IDS).logits)
 
