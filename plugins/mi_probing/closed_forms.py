@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_probing.gram import gram_of
 from mi_probing.standardising import Standardised
 from mi_probing.tasks import Linear, Tasks
 
@@ -49,7 +50,7 @@ def moments(data: Standardised, tasks: Tasks) -> Iterator[tuple[list[int], Momen
         x = ((data.x - mean) / scale).double()
         center = (weights / weights.sum()) @ x
         x = x - center[:, None]
-        yield chosen, Moments(x, center, weights, x.transpose(1, 2) @ (weights[:, None] * x))
+        yield chosen, Moments(x, center, weights, gram_of(x, weights))
 
 
 def fit_ridge(x: Float[Tensor, "cell example d"], tasks: Tasks, *, scaled: bool = True) -> Linear:

@@ -73,8 +73,8 @@ def of_lot(plan: Plan, x: Float[Tensor, "cell example d"]) -> dict[str, Tensor]:
     if isinstance(fitted, Linear):
         found |= {"weight": fitted.weight[:, 0], "bias": fitted.bias[:, 0]}
         if plan.classes:
-            members = [(development & (labels == label)).to(x.device) for label in range(plan.classes)]
-            found["class_means"] = torch.stack([x[:, member].mean(1) for member in members], 1)
+            members = torch.stack([development & (labels == label) for label in range(plan.classes)]).to(x)
+            found["class_means"] = members / members.sum(1, keepdim=True) @ x
     return found
 
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mi_probing.gram import gram_of
+
 __all__ = ["Preconditioner"]
 
 WIDEST = 4096
@@ -36,7 +38,7 @@ class Preconditioner:
         """Of standardised activations, and of penalties beside a mean loss; None where there are too many features."""
         if x.shape[-1] > WIDEST:
             return None
-        bound = CURVATURE * (x.transpose(1, 2) @ x) / x.shape[1]
+        bound = CURVATURE * gram_of(x) / x.shape[1]
         # rounded to powers of four; the floor keeps it positive where examples are fewer than features
         level = (ridge.clamp_min(1e-7).log2() / 2).round()
         eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)

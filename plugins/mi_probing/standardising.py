@@ -32,21 +32,16 @@ class Standardised:
     @classmethod
     def of(cls, x: Float[Tensor, "cell example d"], tasks: Tasks, *, scaled: bool = True) -> Standardised:
         """``scaled=False`` only takes the means off: for methods that are about raw activations."""
-        shared_mean = x.mean(1, keepdim=True)
-        made = x - shared_mean
-        shared_scale = torch.ones_like(shared_mean)
-        if scaled:
-            variance = torch.linalg.vector_norm(made, dim=1, keepdim=True).square() / x.shape[1]
-            shared_scale = deviation(variance, shared_mean)
-            made /= shared_scale
         used = (tasks.weights > 0).to(x)
-        if bool(used.all()):
-            mean = made.new_zeros(len(x), len(tasks), x.shape[-1])
-            return cls(made, mean, torch.ones_like(mean), shared_mean, shared_scale)
+        everything = bool(used.all())
         used = used / used.sum(1, keepdim=True)
-        mean = used @ made
-        scale = deviation(used @ (made * made) - mean * mean, mean) if scaled else torch.ones_like(mean)
-        return cls(made, mean, scale, shared_mean, shared_scale)
+        made = torch.empty_like(x)
+        # cell by cell: what is made on the way stays small, and is made in the same place again
+        rows = zip(*(of_cell(*one, used, scaled) for one in zip(x, made, strict=True)), strict=True)
+        shared_mean, shared_scale, mean, scale = (torch.stack(row) for row in rows)
+        if everything:
+            mean, scale = torch.zeros_like(mean), torch.ones_like(scale)
+        return cls(made, mean, scale, shared_mean[:, None], shared_scale[:, None])
 
     def only(self, tasks: list[int]) -> Standardised:
         """With some of the tasks."""
@@ -62,6 +57,22 @@ class Standardised:
         on_x = self.shared(probes)
         weight = on_x.weight / self.shared_scale[:, :, None]
         return Linear(weight, on_x.bias - (weight * self.shared_mean[:, :, None]).sum(-1))
+
+
+def of_cell(
+    x: Float[Tensor, "example d"], made: Float[Tensor, "example d"], used: Float[Tensor, "task example"], scaled: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Standardise a cell's examples into ``made``; their mean and scale, and in the new units those of each task."""
+    shared_mean = x.mean(0)
+    torch.sub(x, shared_mean, out=made)
+    mean = used @ made
+    if not scaled:
+        return shared_mean, torch.ones_like(shared_mean), mean, torch.ones_like(mean)
+    squares = made * made
+    shared_scale = deviation(squares.mean(0), shared_mean)
+    made /= shared_scale
+    mean = mean / shared_scale
+    return shared_mean, shared_scale, mean, deviation(used @ squares / shared_scale.square() - mean * mean, mean)
 
 
 def deviation(variance: Tensor, mean: Tensor) -> Tensor:
