@@ -20,7 +20,7 @@ __all__ = ["page", "view"]
 PATHS: Final = 8
 FEATURES: Final = 8
 DRAWN: Final = 20_000
-"""Edges on a page, at most: the largest."""
+"""Edges on a page, at most: those that carry most of the influence."""
 
 
 def view(result: AttributionGraph) -> RenderableType:
@@ -105,12 +105,13 @@ def data(shown: AttributionGraph) -> dict[str, Any]:
     """What the page draws."""
     adjacency, weights = shown.adjacency.values, shown.weights()
     found = influence.influence(adjacency, weights)
-    divided = influence.shares(adjacency)
-    scores = divided * (found + weights)[:, None]
+    scores = influence.shares(adjacency) * (found + weights)[:, None]
+    targets, sources = adjacency.nonzero(as_tuple=True)
+    order = scores[targets, sources].argsort(descending=True, stable=True)[:DRAWN]
     at = {node: place for place, node in enumerate(shown.nodes)}
     edges = [
-        [at[source], at[target], rounded(weight), rounded(float(scores[at[target], at[source]]))]
-        for source, target, weight in shown.edges()[:DRAWN]
+        [source, target, rounded(float(adjacency[target, source])), rounded(float(scores[target, source]))]
+        for source, target in zip(sources[order].tolist(), targets[order].tolist(), strict=True)
     ]
     return {
         "layers": shown.n_layers,
