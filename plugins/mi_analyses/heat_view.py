@@ -14,7 +14,7 @@ from mi_core.pages.heat import Heat, strips
 from mi_core.pages.terminal import Bands
 from mi_core.results import ResultProvenance
 
-__all__ = ["Map", "heat_view", "place_of", "quiet", "spelled"]
+__all__ = ["Map", "heat_view", "origin", "place_of", "quiet", "spelled"]
 
 ROUNDING = 1e-5
 """What is smaller than this part of the largest number is shown as zero."""
@@ -36,11 +36,7 @@ def heat_view(
     title: str, source: ResultProvenance, lines: Sequence[tuple[str, str]], maps: Sequence[Map], last: str = ""
 ) -> RenderableType:
     """A heading, some labelled lines, and one coloured table for each two axes of each map."""
-    parts: list[RenderableType] = [
-        Text.assemble(
-            (title, "bold"), (f"  {visible(source.model)} ({source.family}, {source.dtype}, {source.device})", "dim")
-        )
-    ]
+    parts: list[RenderableType] = [origin(title, source)]
     parts += [Text.assemble((f"{label:<8} ", "dim"), text) for label, text in lines]
     for one in maps:
         parts += [Text(), Text(one.heading, "bold")]
@@ -52,6 +48,12 @@ def heat_view(
     if last:
         parts += [Text(), Text(last, "bold")]
     return Group(*parts)
+
+
+def origin(title: str, source: ResultProvenance) -> Text:
+    """What is shown, of which model, in which numbers."""
+    model = f"  {visible(source.model)} ({source.family}, {source.dtype}, {source.device})"
+    return Text.assemble((title, "bold"), (model, "dim"))
 
 
 def quiet(array: Labelled) -> Labelled:

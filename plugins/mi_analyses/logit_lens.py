@@ -72,17 +72,7 @@ class LogitLens(Result):
 
     title: ClassVar[str] = "Logit lens"
     template: ClassVar[str] = "mi_analyses/logit_lens.html"
-
-    def page_values(self) -> Mapping[str, Any]:
-        """The rows as its template reads them."""
-        from mi_analyses.logit_lens_steps import page_rows
-
-        return {"rows": page_rows(self)}
-
-    def __rich__(self) -> Any:
-        from mi_analyses.logit_lens_view import lens_view
-
-        return lens_view(self)
+    views: ClassVar[str] = "mi_analyses.logit_lens_view"
 
 
 def logit_lens(

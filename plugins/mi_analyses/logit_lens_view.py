@@ -1,27 +1,28 @@
-"""The logit lens in a terminal: one line for each point of one position, or a grid of the likeliest tokens."""
+"""The logit lens in a terminal, a line for each point of a position or a grid of likeliest tokens, and on its page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mi_analyses.logit_lens_steps import Step, percent, short, steps, summary
+from mi_analyses.heat_view import origin
+from mi_analyses.logit_lens_steps import Step, page_rows, percent, short, steps, summary
 from mi_core.labelled import visible
 from mi_core.pages.heat import Heat, Strip
 from mi_core.pages.terminal import Bands, Flow, bar
 
-__all__ = ["lens_view"]
+__all__ = ["page", "view"]
 
 CERTAIN = Heat(0.0, 1.0)
 
 
-def lens_view(lens: Any) -> RenderableType:
+def view(lens: Any) -> RenderableType:
     """A ladder for each row of which one position was read, a grid for the others."""
-    parts: list[RenderableType] = [origin(lens)]
+    parts: list[RenderableType] = [origin("logit lens", lens.provenance)]
     for row, tokens in enumerate(lens.provenance.tokens):
         columns = [i for i, position in enumerate(lens.position.values[row].tolist()) if position >= 0]
         parts.append(prompt(tokens, {int(lens.position.values[row, column]) for column in columns}))
@@ -34,12 +35,9 @@ def lens_view(lens: Any) -> RenderableType:
     return Group(*parts[:-1])
 
 
-def origin(lens: Any) -> Text:
-    """Which model, in which numbers."""
-    source = lens.provenance
-    return Text.assemble(
-        ("logit lens", "bold"), (f"  {visible(source.model)} ({source.family}, {source.dtype}, {source.device})", "dim")
-    )
+def page(lens: Any) -> Mapping[str, Any]:
+    """The rows as its template reads them."""
+    return {"rows": page_rows(lens)}
 
 
 def prompt(tokens: Sequence[str], read: set[int]) -> Text:
