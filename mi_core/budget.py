@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from mi_core.model import Model
 
-__all__ = ["free_bytes", "halved_on_out_of_memory", "is_out_of_memory", "tokens_that_fit"]
+__all__ = ["advice_when_full", "free_bytes", "halved_on_out_of_memory", "is_out_of_memory", "tokens_that_fit"]
 
 SHARE = 0.25
 """The part of free memory that a sweep may fill."""
@@ -56,11 +57,28 @@ def halved_on_out_of_memory(attempt: Callable[[int], None], tokens: int) -> None
         try:
             return attempt(tokens)
         except RuntimeError as error:
-            if not is_out_of_memory(error) or tokens <= 1:
+            if not is_out_of_memory(error):
+                raise
+            if tokens <= 1:
+                error.add_note(
+                    "This was with one token in a call: the base run's streams and one variant fill the memory. Sweep "
+                    "fewer or shorter rows at a time; plan_sweep(...).explain() tells what they take."
+                )
                 raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         tokens //= 2
+
+
+@contextmanager
+def advice_when_full(text: str) -> Iterator[None]:
+    """Say what helps where an allocation fails; the error and its type stay."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            error.add_note(text)
+        raise
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mi_core.abreast import Stages
 from mi_core.binding import Binding, bind
+from mi_core.budget import advice_when_full
 from mi_core.calling import Called, call, call_in_chunks, row_chunks, staged_call
 from mi_core.captured import captured_as
 from mi_core.errors import InputError
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
 __all__ = ["Logits", "Plan", "planned"]
 
 Logits = Literal["all", "last"] | None
+OUT_OF_MEMORY = (
+    'What helps: batch_tokens= runs rows in chunks; logits="last" or None keeps less; captures can be narrowed, '
+    '.at(pos=-1), or kept elsewhere, device="host". model.plan(...).explain() tells what each takes.'
+)
+"""What to do about a run that needs more memory than there is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +141,8 @@ class Plan:
     def run(self, began: float | None = None) -> Run:
         """Do what is planned."""
         began = time.perf_counter() if began is None else began
-        called = self.called(self.model.backend)
+        with advice_when_full(OUT_OF_MEMORY):
+            called = self.called(self.model.backend)
         return self.finished(called, time.perf_counter() - began)
 
     def called(self, backend: Backend) -> Called:
