@@ -30,7 +30,13 @@ class Carried:
 class Lane(Protocol):
     """The way to one device. Tied weights, which are one tensor, arrive as one."""
 
-    def carry(self, values: Mapping[str, Tensor], stopped: Callable[[], bool] | None = None) -> Carried:
+    def free(self) -> Mark | None:
+        """When the memory of all that has left is free; asked in the thread that computes, before `carry`."""
+        ...
+
+    def carry(
+        self, values: Mapping[str, Tensor], free: Mark | None, stopped: Callable[[], bool] | None = None
+    ) -> Carried:
         """What can be done while others compute, in any thread, one at a time; not to its end once it is ``stopped``.
 
         Without ``stopped``, in the thread that computes, which needs it now.
@@ -52,7 +58,12 @@ class OnDemand:
 
     device: torch.device
 
-    def carry(self, values: Mapping[str, Tensor], stopped: Callable[[], bool] | None = None) -> Carried:
+    def free(self) -> None:
+        """At once."""
+
+    def carry(
+        self, values: Mapping[str, Tensor], free: Mark | None, stopped: Callable[[], bool] | None = None
+    ) -> Carried:
         """Read the pages of mapped files, of which who computes reads what it needs: nothing is copied."""
         for tensor in [] if stopped is None else each_once(values.values()):
             for piece in torch.split(pages(tensor), PIECE):
@@ -82,10 +93,16 @@ class Beside:
         self._copied: list[Mark | None] = [None, None]
         self._left: Mark | None = None
 
-    def carry(self, values: Mapping[str, Tensor], stopped: Callable[[], bool] | None = None) -> Carried:
+    def free(self) -> Mark | None:
+        """The place in the computation where the last weights were let go."""
+        return self._left
+
+    def carry(
+        self, values: Mapping[str, Tensor], free: Mark | None, stopped: Callable[[], bool] | None = None
+    ) -> Carried:
         """Copy to the device, as ``tensor.to`` would lay it out there; the host waits for locked memory only."""
-        if self._left is not None:
-            self._left.synchronize()
+        if free is not None:
+            free.synchronize()
         with self.side.beside():
             there = replaced(values, lambda value: self._sent(value, stopped))
             return Carried(there, self.side.mark())

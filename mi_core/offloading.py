@@ -28,6 +28,8 @@ class Desk:
 
     def expecting(self, stops: Sequence[Stop]) -> AbstractContextManager[Callable[[], None]]:
         """A forward pass begins, that comes to these stops."""
+        if self.unit is not None:
+            self.closed()  # a backward pass failed
         self.latest = None
         return self.courier.journey(stops)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mi_core.budget import is_out_of_memory
 from mi_core.lanes import Carried, Lane
+from mi_core.side_streams import Mark
 
 __all__ = ["Courier", "Parcel", "Stop"]
 
@@ -85,7 +86,7 @@ class Courier:
     def take(self, parcel: Parcel) -> dict[str, Tensor]:
         """The weights of a parcel where they are used, until it has `left`."""
         try:
-            carried = self._fetched(parcel) or self.lane.carry(parcel.read())
+            carried = self._fetched(parcel) or self.lane.carry(parcel.read(), self.lane.free())
             self._here.append(parcel)
             values = self.lane.arrive(carried)
         except BaseException:
@@ -155,12 +156,13 @@ class Errand:
         self._stopped = threading.Event()
         self._carried: Carried | None = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="bringing weights", daemon=True)
+        # by the time that the thread asks, the present unit may have left too, and there is no need to wait for that
+        self._thread = threading.Thread(target=self._run, args=(lane.free(),), name="bringing weights", daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
+    def _run(self, free: Mark | None) -> None:
         try:
-            self._carried = self._lane.carry(self.parcel.read(), self._stopped.is_set)
+            self._carried = self._lane.carry(self.parcel.read(), free, self._stopped.is_set)
         except BaseException as error:
             # without memory for two, whoever asks brings it when the other has gone
             if not (isinstance(error, RuntimeError) and is_out_of_memory(error)):

@@ -37,7 +37,7 @@ def test_what_arrives_is_what_was_sent_and_lies_as_a_plain_copy_would(several, p
         for lane in (OnDemand(HOST), Beside(HOST, side)):
             on_their_way = []
             for values in several:
-                on_their_way.append((values, lane.carry(values, lambda: False)))
+                on_their_way.append((values, lane.carry(values, lane.free(), lambda: False)))
                 if len(on_their_way) == 2:
                     arrive(lane, *on_their_way.pop(0))
             arrive(lane, *on_their_way.pop())
@@ -59,10 +59,10 @@ def test_the_next_weights_are_copied_when_the_last_that_left_are_no_longer_used(
     side = Late()
     lane = Beside(HOST, side)
     values = {"a": torch.ones(3)}
-    lane.arrive(lane.carry(values))
+    lane.arrive(lane.carry(values, lane.free()))
     lane.left()
     side.log.clear()
-    lane.carry(values)
+    lane.carry(values, lane.free())
     assert side.log[0] == ("host waits", None), "for the mark that was made when they left"
     assert side.log[1][0] == "copy"
 
@@ -70,7 +70,7 @@ def test_the_next_weights_are_copied_when_the_last_that_left_are_no_longer_used(
 def test_what_is_dropped_is_not_carried_to_its_end(monkeypatch):
     monkeypatch.setattr(lanes, "PIECE", 4)
     side, asked = Late(), []
-    Beside(HOST, side).carry({"a": torch.ones(30)}, lambda: asked.append(1) or len(asked) > 3)
+    Beside(HOST, side).carry({"a": torch.ones(30)}, None, lambda: asked.append(1) or len(asked) > 3)
     assert len(side.copies) == 3
 
 

@@ -268,6 +268,27 @@ def test_an_interrupt_while_weights_are_waited_for_lets_them_go(whole, monkeypat
     assert torch.equal(model.run(IDS).logits, run.logits)
 
 
+def test_a_backward_pass_that_fails_hinders_no_other_pass(whole):
+    model = placed(whole)
+
+    def fails(gradient):
+        raise ValueError("no such gradient")
+
+    def hooked(x):
+        x.register_hook(fails)
+        return x * 1
+
+    edit = mi.intervene("blocks.2.hook_resid_pre", mi.Apply(hooked))
+    run = model.run(IDS, edit + mi.capture("blocks.0.hook_resid_pre"), grad=True)
+    with pytest.raises(ValueError, match="no such gradient"):
+        run.grad(first_logit, "blocks.0.hook_resid_pre")
+    order, most = watched(model)
+    assert torch.equal(model.run(IDS).logits, run.logits)
+    assert order == ["outside", *(f"blocks.{layer}" for layer in range(LAYERS)), "outside"]
+    assert most[0] == 2
+    assert at_rest(model)
+
+
 def test_a_run_that_is_dropped_half_way_drops_what_was_coming_for_it(whole):
     model = placed(whole)
     courier = model.backend.desk.courier
@@ -282,16 +303,37 @@ def test_a_run_that_is_dropped_half_way_drops_what_was_coming_for_it(whole):
 
 def test_where_memory_does_not_hold_two_the_next_comes_when_one_has_gone(whole):
     class Small(OnDemand):
-        def carry(self, values, stopped=None):
+        def carry(self, values, free, stopped=None):
             if stopped is not None:
                 raise torch.OutOfMemoryError
-            return super().carry(values)
+            return super().carry(values, free)
 
     model = placed(whole)
     model.backend.desk.courier.lane = Small(HOST)
     assert torch.equal(model.run(IDS).logits, whole[0].run(IDS).logits)
     assert brought(model)["blocks.0"] == 2
     assert {brought(model)[f"blocks.{layer}"] for layer in range(1, LAYERS)} == {1}
+
+
+def test_what_comes_waits_for_what_had_left_when_it_set_out():
+    went, side = threading.Event(), Late()
+
+    class Slow(Box):
+        def read(self):
+            assert went.wait(10)
+            return super().read()
+
+    first, second = Box(1), Slow(1)
+    courier = Courier(Beside(HOST, side), None)
+    courier.take(first)
+    courier.begin(second)
+    courier.left(first)
+    went.set()
+    courier.take(second)
+    assert ("host waits", None) not in side.log, "the one before was still there"
+    courier.left(second)
+    courier.take(first)
+    assert ("host waits", None) in side.log
 
 
 class Box:
