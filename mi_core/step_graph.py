@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from mi_core.binding import Binding, BoundCapture
@@ -60,18 +61,15 @@ class StepGraph:
     def replay(self, column: Column, device: torch.device) -> Called:
         """Run a column behind what the buffers hold."""
         assert self.traced.call is not None
-        called = called_of(self.traced, self.traced.call(*inputs_of(column.layout, device)))
+        called = called_of(self.traced, self.traced.call(place_of(column.layout).to(device)))
         self.columns += 1
         return replace(called, record=placed(called.record, column))
 
 
-def inputs_of(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What differs between the columns that a graph serves."""
+def place_of(layout: Layout) -> Int[Tensor, "4 batch"]:
+    """What differs between the columns that a graph serves, as one tensor: token, position, start, number of column."""
     assert layout.skipped is not None
-    ids, positions, start, skipped = (
-        value.to(device) for value in (layout.ids, layout.positions, layout.start, layout.skipped)
-    )
-    return ids, positions, start, skipped
+    return torch.stack((layout.ids[:, 0], layout.positions[:, 0], layout.start, layout.skipped))
 
 
 def step_graph(
@@ -97,8 +95,9 @@ def step_graph(
     names: list[tuple[str, str]] = []
     fired: set[str] = set()
 
-    def step(ids: Tensor, positions: Tensor, start: Tensor, skipped: Tensor) -> list[Tensor]:
-        layout = Layout(ids, length, positions, start, None, skipped, room=buffers.room)
+    def step(place: Int[Tensor, "4 batch"]) -> list[Tensor]:
+        ids, positions, start, skipped = place.unbind()
+        layout = Layout(ids[:, None], length, positions[:, None], start, None, skipped, room=buffers.room)
         acting = replace(bound, layout=layout)
         logits, kept, after = called_once(model, acting, column.window.rows, memory=buffers.layers, record="end")
         found = named(logits, kept)
@@ -109,7 +108,7 @@ def step_graph(
         fired.update(kept.fired)
         return values
 
-    graph = graph_of(step, *inputs_of(column.layout, model.device), own=buffers.tensors)
+    graph = graph_of(step, place_of(column.layout).to(model.device), own=buffers.tensors)
     traced = Traced(graph, tuple(names), frozenset(fired), operations_of(graph))
     check(model, StepGraph(column.key, traced, buffers), (column, following), memory)
     compiled = torch.compile(graph, fullgraph=True, dynamic=False, **options)

@@ -106,6 +106,11 @@ def masked(
     bias: Float[Tensor, "_ _ _ key_pos"] | None = None,
 ) -> Float[Tensor, "batch head query_pos d_value"]:
     """The mixed values over the open edges, still in one kernel; ``bias`` is added to scores."""
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1 and q.shape[2] == 1 and edges.shape[1] == 1 and bias is None:
+        # one query of each head of a group is as many queries of its key head: no key is repeated
+        z = masked(q.reshape(len(q), k.shape[1], groups, -1), k, v, scale, edges.expand(-1, -1, groups, -1))
+        return z.reshape(len(q), q.shape[1], 1, -1)
     if q.is_cuda:  # with a mask, CUDA's fast kernels take no groups
         k, v = per_head(k, q.shape[1]), per_head(v, q.shape[1])
     # kernels differ on a query without keys: it gets all keys here, and its output is taken away

@@ -71,6 +71,15 @@ def test_queries_without_keys_are_zero_with_zero_gradient(seed: int, columns: in
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
+@given(seed=st.integers(0, 99), columns=st.integers(1, 9), groups=st.integers(1, 3))
+def test_one_query_of_each_head_sees_its_own_keys(seed: int, columns: int, groups: int) -> None:
+    q, k, v = values(seed, columns, groups)
+    edges = torch.rand(2, 1, 1, columns, generator=torch.Generator().manual_seed(seed)) < 0.5
+    edges[..., 0] = True
+    wanted = explicit(q[:, :, :1], k, v, 0.5, edges, IDLE)
+    torch.testing.assert_close(masked(q[:, :, :1], k, v, 0.5, edges), wanted, atol=1e-5, rtol=0)
+
+
 def test_a_query_without_keys_passes_no_gradient_to_any_value() -> None:
     cut = torch.ones(1, 1, 3, 3, dtype=torch.bool)
     edges = open_edges(batch_of(2, 3), False, cut)
