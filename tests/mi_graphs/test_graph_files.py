@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from small_models import close, small, talking
 from mi_core.errors import BadConfig, InputError
 from mi_graphs import AttributionGraph, attribution_graph, from_circuit_tracer, save_circuit_tracer, to_circuit_tracer
 from mi_graphs.nodes import KINDS
+
+THEIRS = Path(__file__).parent.parent / "data" / "circuit_tracer" / "graph.json"
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,26 @@ def test_what_a_file_does_not_say_is_no_number(graph):
     assert str(plain.replacement) == "nan"
     assert plain.node_share == 0.8
     assert AttributionGraph.from_json(back.to_json()).nodes == back.nodes
+
+
+def test_a_file_of_circuit_tracer_0_4_1_is_read_and_ours_has_its_keys(graph):
+    theirs = json.loads(THEIRS.read_text(encoding="utf-8"))
+    back = from_circuit_tracer(THEIRS)
+    assert (len(back.nodes), len(back.edges())) == (31, 200)
+    assert back.probability.coords["logit"][:2] == ("w47", "w94")
+    assert back.prompt_tokens[:2] == ("<bos>", "w13")
+    assert back.find(0, 6, 28).kind == "feature"
+    links = {(link["source"], link["target"]): link["weight"] for link in theirs["links"]}
+    assert float(back.adjacency.sel(target="0_28_6", source="E_64_6").item()) == pytest.approx(
+        links["E_64_6", "0_28_6"]
+    )
+    assert back.paths(3)
+    ours = json.loads(to_circuit_tracer(graph.prune()))
+    assert ours.keys() == theirs.keys()
+    assert ours["metadata"].keys() >= theirs["metadata"].keys()
+    assert {tuple(node) for node in ours["nodes"]} == {tuple(node) for node in theirs["nodes"]}
+    assert {node["feature_type"] for node in ours["nodes"]} == {node["feature_type"] for node in theirs["nodes"]}
+    assert {tuple(link) for link in ours["links"]} == {tuple(link) for link in theirs["links"]}
 
 
 def test_no_two_nodes_have_one_name(graph):
