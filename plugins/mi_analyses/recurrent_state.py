@@ -20,7 +20,15 @@ from torch import Tensor
 
 import mi_core as mi
 from mi_analyses.attention_patterns import shared_positions
-from mi_analyses.state_measures import QUANTILES, effective_rank, half_lives, matrix_writes, mean_writes, norms
+from mi_analyses.state_measures import (
+    QUANTILES,
+    by_channel,
+    effective_rank,
+    half_lives,
+    matrix_writes,
+    mean_writes,
+    norms,
+)
 from mi_core.analyses import Analysis, require
 from mi_core.errors import SelectorError
 from mi_core.hookspecs import hookimpl
@@ -31,7 +39,7 @@ __all__ = ["RecurrentState", "recurrent_state"]
 
 STATE, GATE = "mixer.hook_state", "mixer.hook_write_gate"
 NEEDS = (STATE, GATE, "mixer.hook_log_decay", "mixer.hook_k", "mixer.hook_v")
-REMOVAL = ("mixer.hook_kk", "mixer.hook_a")
+REMOVAL = ("mixer.hook_kk", "mixer.hook_a", "mixer.hook_beta")
 
 
 @dataclass(frozen=True, kw_only=True, eq=True)
@@ -137,7 +145,7 @@ def measured(run: mi.Run, layer: str, sites: Sequence[str], mean: bool) -> dict[
     mask = run.mask.cpu()
     names = {site.removeprefix("mixer.hook_"): left_aligned(run[layer + site].float().cpu(), mask) for site in sites}
     state, decay = names.pop("state"), run[layer + "mixer.hook_log_decay"].float().cpu()[mask]
-    names["write_gate"] = names["write_gate"][..., None].expand_as(names["k"])
+    names, decay = by_channel(names), decay if decay.ndim == 3 else decay[..., None]
     write, survival = mean_writes(state, names) if mean else matrix_writes(names)
     held = (state[..., :1, :] / state[..., 1:2, :]) if mean else state
     per_position = {"norm": norms(held), "rank": effective_rank(state), "write": write}

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["effective_rank", "half_lives", "matrix_writes", "mean_writes", "norms"]
+__all__ = ["by_channel", "effective_rank", "half_lives", "matrix_writes", "mean_writes", "norms"]
 
 QUANTILES = (0.1, 0.5, 0.9)
 PerPosition: TypeAlias = Float[Tensor, "batch pos head"]
@@ -54,6 +54,21 @@ def half_lives(log_decay: Float[Tensor, "tokens head n"]) -> Float[Tensor, "head
     """
     tokens = (-math.log(2) / log_decay.clamp(max=-1e-9)).transpose(0, 1).flatten(1)
     return torch.quantile(tokens, torch.tensor(QUANTILES, dtype=tokens.dtype), dim=1).T
+
+
+def by_channel(sites: Mapping[str, Float[Tensor, "batch pos head *n"]]) -> dict[str, Tensor]:
+    """The sites with a number for each channel, and a delta net's in the terms of RWKV-7: ``kk`` and ``a``.
+
+    A delta net removes from what has already faded, and a share ``beta`` of each write is written.
+    """
+    key = sites["k"]
+    found = {
+        name: value if value.ndim == key.ndim else value[..., None].expand_as(key) for name, value in sites.items()
+    }
+    beta = found.pop("beta", None)
+    if beta is not None:
+        found |= {"kk": key, "a": beta * found["log_decay"].exp(), "write_gate": beta * found["write_gate"]}
+    return found
 
 
 def matrix_writes(sites: Mapping[str, Float[Tensor, "batch pos head n"]]) -> tuple[PerPosition, Survival]:

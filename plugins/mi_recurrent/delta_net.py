@@ -53,7 +53,8 @@ class GatedDeltaNetModule(RecurrentMixer):
 
     kernel = WKV7()
     kind = "delta"
-    keeps_norms = "has one matrix for queries, keys and values, which is not folded yet"
+    reads = ("qkv", "output_gate", "beta", "decay")
+    keep_norm_biases = "has no biases of its own to take a norm's"
     points = (
         *("mixer.hook_in", "mixer.hook_shift", "mixer.hook_r", "mixer.hook_k", "mixer.hook_v", "mixer.hook_beta"),
         *("mixer.hook_log_decay", "mixer.hook_write_gate", "mixer.hook_state", "mixer.hook_effective_attn"),

@@ -11,13 +11,25 @@ from small_models import small
 
 import mi_core as mi
 from mi_analyses import RecurrentState, activation_patching, recurrent_state
+from mi_core import plugins
+from mi_core.building import initialise_randomly
 from mi_core.cli.main import main
 from mi_core.errors import SelectorError, UnsupportedAnalysis
 
 DATA = Path(__file__).parent.parent / "data"
+
+
+def beside_attention() -> mi.Model:
+    """A gated delta net behind a layer of attention."""
+    model = mi.build(plugins.plugin("mi_core.families", "qwen3_5_text").call("mi_family_examples")[1], trainable=False)
+    initialise_randomly(model, 0)
+    return model
+
+
 MODELS = {name: mi.load(str(DATA / f"{name}-seed0")) for name in ("rwkv4", "rwkv5", "rwkv6", "rwkv7")}
+MODELS["delta net"] = beside_attention()
 RESULTS = {name: recurrent_state(model, [[7, 1, 9, 4, 2], [3, 8, 5]], progress=False) for name, model in MODELS.items()}
-EVERY = pytest.mark.parametrize("version", MODELS)
+EVERY = pytest.mark.parametrize("version", [name for name in MODELS if name != "delta net"])
 BOTH = pytest.mark.parametrize("version", ["rwkv4", "rwkv7"])
 """A mean, and a matrix."""
 ROW, STATE, GATE = [7, 1, 9, 4, 2], "blocks.1.mixer.hook_state", "blocks.1.mixer.hook_write_gate"
@@ -27,16 +39,15 @@ def near(seen: torch.Tensor, wanted: torch.Tensor | float) -> None:
     torch.testing.assert_close(seen.double(), torch.as_tensor(wanted).double(), atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("version", ["rwkv5", "rwkv6", "rwkv7"])
+@pytest.mark.parametrize("version", ["rwkv5", "rwkv6", "rwkv7", "delta net"])
 @pytest.mark.parametrize("token", [0, 2])
 def test_what_is_left_of_a_write_is_what_the_state_lacks_without_it(version: str, token: int) -> None:
     model, result = MODELS[version], RESULTS[version]
     whole = model.run(ROW, mi.capture(STATE))[STATE][0]
     without = model.run(ROW, mi.intervene(GATE, mi.Zero().at(pos=token)) + mi.capture(STATE))[STATE][0]
     part = torch.linalg.matrix_norm(whole - without)[token:]  # [later head]
-    write = result.write.values[1, :, 0, token]
-    near(part[0], write)
-    near((part / part[0]).T, result.survival.values[1, :, 0, token, token:])
+    near(part[0], result.write.sel(layer=1).values[:, 0, token])
+    near((part / part[0]).T, result.survival.sel(layer=1).values[:, 0, token, token:])
 
 
 @pytest.mark.parametrize("token", [0, 2])
