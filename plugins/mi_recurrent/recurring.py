@@ -104,7 +104,8 @@ def recur(kernel: Recurrence, inputs: Sequence[Tensor], state: Tensor, batch: Ba
     inputs = kernel.silenced(inputs, pads(batch)) if not every_column_is_real(batch) else tuple(inputs)
     opened = tap.wants(site) or batch.record not in (None, "end")
     if tap.edits(site):
-        return written(kernel, inputs, state, tap, site)
+        alone = inputs[0].shape[2] == 1 and not torch.is_grad_enabled()
+        return (written_once if alone else written)(kernel, inputs, state, tap, site)
     states: Tensor | None
     if inputs[0].shape[2] <= kernel.steps_up_to and not torch.is_grad_enabled():
         read, states = stepwise(kernel, inputs, state)
@@ -149,6 +150,13 @@ def written(kernel: Recurrence, inputs: Sequence[Tensor], state: Tensor, tap: Ta
         # the last state is read by nobody in this call: it is on the path all the same, without a slope
         return Recurred(read + 0.0 * added.sum(), states[:, :, -1], after)
     return Recurred(torch.cat(reads, 2), after[:, -1], after)
+
+
+def written_once(kernel: Recurrence, inputs: Sequence[Tensor], state: Tensor, tap: Tap, site: str) -> Recurred:
+    """The same of a single token, which has read by the time that its state is written."""
+    read, states = stepwise(kernel, inputs, state)
+    after = tap(site, states.transpose(1, 2))
+    return Recurred(read, after[:, -1], after)
 
 
 def first_change(before: Tensor, after: Tensor) -> int:

@@ -113,6 +113,18 @@ def test_families_of_every_kind_decode_by_graphs(family: str) -> None:
     assert replayed(compiled) == 7
 
 
+def test_states_are_written_in_graphs() -> None:
+    model = family_example("rwkv7")
+    spec = mi.intervene("blocks.*.mixer.hook_state", mi.Scale(0.5).at(pos=mi.GENERATED))
+    spec += mi.capture("blocks.*.mixer.hook_state")
+    compiled = model.compile(spec, strict=True)
+    made = compiled.generate([[1, 2, 3]], max_new_tokens=4, stop_at_eos=False)
+    same(made, model.generate([[1, 2, 3]], spec, max_new_tokens=4, stop_at_eos=False))
+    run = model.run(made.tokens, mi.intervene("blocks.*.mixer.hook_state", mi.Scale(0.5).at(pos=[3, 4, 5, 6])))
+    close(made.logits[0], run.logits[0, 2:-1])
+    assert replayed(compiled) == 3
+
+
 def test_sinks_are_heard_in_graphs() -> None:
     model = family_example("granite_swa")
     spec = mi.capture("blocks.*.attn.hook_sink")
