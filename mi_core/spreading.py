@@ -74,12 +74,20 @@ class Spreading:
         check_loaded(self.module, family, offloaded=coming)
         return PlacedBackend(self.backend, found, units, self.layers, offloaded, desk=desk), ignored
 
-    def _value(self, name: str, device: str, tensors: TensorIndex) -> tuple[Tensor, int]:
-        """A parameter's numbers on a device, and how many bytes were copied for them."""
+    def _stored(self, name: str, tensors: TensorIndex) -> Tensor:
+        """A parameter's numbers as the checkpoint has them, which fit."""
         weight = self.blueprint.weights[name]
         value = viewed(name, weight, tensors)
         check_value(name, weight, value, self.places[name], tensors)
-        own = converted(value, kept_dtype(value, weight, self.dtype), torch.device(device))
+        return value
+
+    def _kept_dtype(self, name: str, value: Tensor) -> torch.dtype:
+        return kept_dtype(value, self.blueprint.weights[name], self.dtype)
+
+    def _value(self, name: str, device: str, tensors: TensorIndex) -> tuple[Tensor, int]:
+        """A parameter's numbers on a device, and how many bytes were copied for them."""
+        value = self._stored(name, tensors)
+        own = converted(value, self._kept_dtype(name, value), torch.device(device))
         return own, 0 if own is value else value.nbytes
 
     def _settle(self, unit: Unit, place: str, resident: dict[tuple[str, str], Tensor]) -> None:
@@ -110,11 +118,16 @@ class Spreading:
             held = read(self.tensors)
             return lambda: held
         fresh = self.tensors.anew()
-        first = read(fresh)
+        # nothing is converted here: that would read all that stays on disk
+        stored = {source: self._stored(source, fresh) for source in dict.fromkeys(unit.sources)}
         mapped = {storage._cdata for storage in fresh.maps.values()}
-        plain = all(value.untyped_storage()._cdata in mapped for value in first.values() if value.numel())
+        plain = all(
+            value.untyped_storage()._cdata in mapped and value.dtype == self._kept_dtype(source, value)
+            for source, value in stored.items()
+            if value.numel()
+        )
         if not plain and store is not None:
-            written = store.written(unit, first)
+            written = store.written(unit, read(fresh))
             return written.read
         if self.tensors.memory:
             raise LoadError(

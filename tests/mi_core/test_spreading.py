@@ -144,6 +144,15 @@ def test_a_layer_on_disk_is_read_from_the_checkpoint_itself(folder, tmp_path):
     assert torch.equal(model.run(IDS).logits, wanted.run(IDS).logits)
 
 
+def test_what_stays_on_disk_is_not_converted_while_loading(folder, monkeypatch):
+    kept, convert = [], spreading.converted
+    monkeypatch.setattr(spreading, "converted", lambda value, *rest: kept.append(value) or convert(value, *rest))
+    model = mi.load(folder, device_map={"": "disk"}, dtype="bfloat16")
+    assert not kept
+    model.run(IDS)
+    assert kept
+
+
 def test_another_dtype_is_written_once_or_converted_each_time(folder, tmp_path, monkeypatch):
     wanted = mi.load(folder, dtype="bfloat16").run(IDS).logits
     again = mi.load(folder, device_map={"": "disk"}, dtype="bfloat16")
@@ -205,7 +214,8 @@ def test_pages_that_were_copied_are_given_back_and_views_keep_theirs(folder, mon
 def test_a_converted_model_maps_no_file_any_more(folder, monkeypatch):
     monkeypatch.setattr(tensors, "HELD", 0)
     made = []
-    monkeypatch.setattr(tensors, "mapped", lambda path, own=tensors.mapped: made.append(own(path)) or made[-1])
+    mapped = TensorIndex._mapped
+    monkeypatch.setattr(TensorIndex, "_mapped", lambda *file: made.append(mapped(*file)) or made[-1])
     model = mi.load(folder, dtype="float64")
     files = {storage._cdata for storage in made}
     assert len(made) > 5
