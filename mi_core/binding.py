@@ -121,6 +121,11 @@ class Binding:
         return any(edit.needs_all_rows for edit in self.edits())
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What inserts said of the model."""
+        return tuple(note for insert in self.inserts for note in insert.notes)
+
+    @property
     def holds_functions(self) -> bool:
         """Whether a function of the user's is applied."""
         return any(isinstance(edit, Apply) for edit in self.edits())

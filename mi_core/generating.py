@@ -220,7 +220,7 @@ class State:
         model, steps, writer = self.model, self.writer.steps, self.writer
         binding = steps.binding
         layers = range(model.shape.n_layers)
-        notes = steps.unreached(layout.length)
+        notes = [*binding.notes, *steps.unreached(layout.length)]
         if writer.again:
             notes.append(f"{len(writer.again)} step(s) ran their rows again from the first token: {writer.again[-1]}")
         if not all(self.ended):

@@ -34,6 +34,8 @@ class BoundInsert:
     """Its own points, ``NAME.site``, in the layer in which it is called."""
     selections: Mapping[str, Selection | None] = field(default_factory=dict)
     """Where it writes, at each of ``writes``; None: nowhere in this call."""
+    notes: tuple[str, ...] = ()
+    """What it said of the model."""
 
     @property
     def across_positions(self) -> bool:
@@ -72,7 +74,10 @@ class BoundInsert:
             module.check({name: point.site for name, point in given})
         selections = {point.name: select(entry.selectors, point, layout, texts, model=points.model) for point in writes}
         read, written = (tuple(point.name for point in kind) for kind in (reads, writes))
-        return cls(module, entry.name, read, written, own, selections)
+        notes: tuple[str, ...] = ()
+        if hasattr(module, "check_model") and points.provenance is not None:
+            notes = tuple(module.check_model(points.provenance))
+        return cls(module, entry.name, read, written, own, selections, notes)
 
     def within(self, part: Callable[[Selection], Selection | None]) -> BoundInsert:
         """The same in a call that covers a part of the rows or of their positions."""

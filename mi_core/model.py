@@ -60,7 +60,7 @@ class Model:
         self.provenance = provenance or Provenance(ref=name, family=name)
         self._tokenizer = tokenizer
         self.weights = Weights(backend, name)
-        self.points = Points(backend.sites(), backend.shape, name)
+        self.points = Points(backend.sites(), backend.shape, name, self.provenance)
 
     def __repr__(self) -> str:
         shape = self.shape

@@ -16,6 +16,7 @@ from functools import cached_property
 
 from mi_core.errors import UnknownPoint
 from mi_core.protocols import ModelShape, Site
+from mi_core.provenance import Provenance
 from mi_core.vocabulary import LOOKALIKES, STANDARD
 
 __all__ = ["Point", "Points"]
@@ -71,8 +72,15 @@ def part_matches(pattern: str, part: str) -> bool:
 class Points:
     """Every point of a model, in firing order, found by name or pattern."""
 
-    def __init__(self, sites: Sequence[Site], shape: ModelShape, model: str = "model") -> None:
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        shape: ModelShape,
+        model: str = "model",
+        provenance: Provenance | None = None,
+    ) -> None:
         self.model = model
+        self.provenance = provenance
         self.shape = shape
         self.sites = tuple(sites)
         self.by_name: dict[str, Point] = {}
@@ -120,7 +128,7 @@ class Points:
         extra = list(extra)
         if not extra:
             return self
-        more = Points((), self.shape, self.model)
+        more = Points((), self.shape, self.model, self.provenance)
         for name, point in self.by_name.items():
             more.by_name[name] = point
             for other in extra:

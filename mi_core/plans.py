@@ -216,6 +216,7 @@ class Plan:
             device=str(self.model.device),
             seconds=seconds,
             chunks=called.chunks,
+            notes=binding.notes,
         )
         return Run(
             prompts=self.prompts,

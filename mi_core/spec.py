@@ -34,7 +34,8 @@ class InsertModule(Protocol):
     there when the point fires, or None to leave it. ``sites`` are its own: they become points ``NAME.site`` of the run.
     One whose values at a position depend on other positions says ``across_positions = True``, and is refused where rows
     are run piece by piece. One that has ``check(sites)`` is shown the site of each point that it reads or writes, by
-    the names that it gave, before anything runs, so that it can refuse another model's.
+    the names that it gave, before anything runs, so that it can refuse another model's. One that has
+    ``check_model(provenance)`` is shown whose points they are; it refuses, or returns sentences for the receipt.
     """
 
     @property

@@ -180,7 +180,7 @@ class Pieces:
         """The account of all pieces."""
         model, binding = self.model, self.steps.binding
         layers = range(model.shape.n_layers)
-        notes = []
+        notes = [*binding.notes]
         if self.sizes[-1] > self.sizes[0]:
             notes.append(
                 f"what the layers remember grew with the input, from {self.sizes[0]} bytes behind the first piece to "

@@ -3,6 +3,7 @@
 from mi_dictionaries.about import About
 from mi_dictionaries.activations import AbsTopK, Activation, Gated, GroupMax, JumpReLU, ReLU, TanhReLU, TopK
 from mi_dictionaries.adapters import adapted
+from mi_dictionaries.belonging import accepted_for
 from mi_dictionaries.cross_layer import cross_layer_transcoder_layer
 from mi_dictionaries.crosscoding import precomputed_splice
 from mi_dictionaries.evaluation import Evaluation, evaluate
@@ -49,6 +50,7 @@ __all__ = [
     "TrainingConfig",
     "Transform",
     "Whitened",
+    "accepted_for",
     "adapted",
     "cross_layer_transcoder_layer",
     "evaluate",

@@ -20,5 +20,7 @@ class About:
     """Sentences: what was applied to the stored numbers, and what happens to activations."""
     warnings: tuple[str, ...] = ()
     """Sentences: what contradicts the format's promises."""
+    accepted: tuple[str, ...] = ()
+    """Models that it was said to fit beside its own: `accepted_for`."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Everything else that the files say: training data, context size, ..."""

@@ -24,6 +24,7 @@ from mi_core.errors import EmptyInput
 from mi_core.labelled import Labelled
 from mi_core.protocols import Site, Tap
 from mi_core.results import Result, ResultProvenance
+from mi_dictionaries.belonging import check_model
 from mi_dictionaries.measures import Behaviour, Reconstruction, Sparsity
 from mi_dictionaries.sets import DictionarySet
 
@@ -84,9 +85,11 @@ def evaluate(
 
     Raises:
         EmptyInput: there are no tokens.
-        ValueMismatch: the dictionary is of another width; the message has both.
+        ValueMismatch: the dictionary is of another model, or of another width; the message has both.
     """
     parts = dictionary if isinstance(dictionary, DictionarySet) else DictionarySet((dictionary,))
+    for each in parts.dictionaries:
+        tuple(check_model(each, model.provenance))
     gauges = Gauges.of(parts)
     for batch in inputs:
         gauges.add(model, batch, tuple(skip))

@@ -12,6 +12,7 @@ import mi_core as mi
 from mi_core.dictionaries import Dictionary
 from mi_core.errors import UnsupportedAnalysis, ValueMismatch
 from mi_core.labelled import Labelled
+from mi_dictionaries.belonging import check_model
 from mi_dictionaries.sets import DictionarySet
 
 __all__ = ["decoder_directions", "logit_effects", "neighbours", "projections"]
@@ -32,8 +33,10 @@ def decoder_directions(
     Of one that writes the mixed values of heads, carried through W_O; of one that writes at several layers, their sum.
 
     Raises:
+        ValueMismatch: it is of another model.
         UnsupportedAnalysis: it writes at a point that is no part of the stream and does not lead straight into it.
     """
+    tuple(check_model(dictionary, model.provenance))
     rows = dictionary.decoder_rows(features).float()
     if rows.ndim == 3:
         rows = rows.sum(1)

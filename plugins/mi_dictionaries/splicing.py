@@ -7,7 +7,7 @@ the reconstruction, never the reconstruction and its error apart, so that the id
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -18,6 +18,8 @@ import mi_core as mi
 from mi_core.dictionaries import Dictionary
 from mi_core.errors import SpecError, ValueMismatch
 from mi_core.protocols import Site, Tap
+from mi_core.provenance import Provenance
+from mi_dictionaries.belonging import check_model
 from mi_dictionaries.sets import DictionarySet
 from mi_dictionaries.temporal import Temporal
 from mi_dictionaries.token_masks import AllBut, OfRows
@@ -164,6 +166,10 @@ class Splice:
                         width=width,
                         sizes=tuple(sizes),
                     )
+
+    def check_model(self, model: Provenance) -> Iterator[str]:
+        """Refuse the dictionary of another model of the same width."""
+        return check_model(self.dictionary, model)
 
     def __call__(self, values: Mapping[str, Tensor], tap: Tap) -> Mapping[str, Tensor | mi.Intervention | None]:
         """Encode, offer, and say what is written at each point."""
