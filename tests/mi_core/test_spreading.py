@@ -214,8 +214,8 @@ def test_pages_that_were_copied_are_given_back_and_views_keep_theirs(folder, mon
 def test_a_converted_model_maps_no_file_any_more(folder, monkeypatch):
     monkeypatch.setattr(tensors, "HELD", 0)
     made = []
-    mapped = TensorIndex._mapped
-    monkeypatch.setattr(TensorIndex, "_mapped", lambda *file: made.append(mapped(*file)) or made[-1])
+    mapped = tensors.TensorIndex._mapped
+    monkeypatch.setattr(tensors.TensorIndex, "_mapped", lambda *file: made.append(mapped(*file)) or made[-1])
     model = mi.load(folder, dtype="float64")
     files = {storage._cdata for storage in made}
     assert len(made) > 5
