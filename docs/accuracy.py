@@ -32,17 +32,18 @@ def main() -> None:
     from family_examples import EXAMPLES
 
     page = HERE / "accuracy.md"
-    lines = dict(re.findall(r"^(\| `([^`]+)` \|.*)$", page.read_text(encoding="utf-8"), re.MULTILINE))
-    known = {name: line for line, name in lines.items()}
+    marks = re.compile(r"(<!-- budget: written by docs/accuracy.py -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+    table = marks.search(page.read_text(encoding="utf-8"))
+    assert table, "the page has lost the marks around its table"
+    known = {name: line for line, name in re.findall(r"^(\| `([^`]+)` \|.*)$", table[2], re.MULTILINE)}
     families = [name for name, owner in plugins.names("mi_core.families").items() if owner.startswith("mi-core")]
     for family in sys.argv[1:] or families:
         known[family] = row(family, f"{family}-0" in EXAMPLES)
         print(known[family], flush=True)
     rows = "\n".join(known[name] for name in sorted(families) if name in known)
     head = "| family | bfloat16 | the reference's bfloat16 | float16 |\n|---|---|---|---|"
-    marks = re.compile(r"(<!-- budget: written by docs/accuracy.py -->\n).*?(<!-- end -->)", re.DOTALL)
     text = page.read_text(encoding="utf-8")
-    page.write_text(marks.sub(lambda match: f"{match[1]}{head}\n{rows}\n{match[2]}", text), encoding="utf-8")
+    page.write_text(marks.sub(lambda match: f"{match[1]}{head}\n{rows}\n{match[3]}", text), encoding="utf-8")
 
 
 def row(family: str, referenced: bool) -> str:
