@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -82,9 +83,19 @@ class HarvestedPoint:
     def take(self, rows: Int[Tensor, "row"]) -> Tensor:
         """Some rows by their numbers, in that order."""
         made = torch.empty(len(rows), *self.shape[1:], dtype=self.dtype)
+        if not len(rows):
+            return made
+        to = whole_rows(made)
         for shard, here, local in self.harvest.by_shard(rows):
-            made[here] = shard[self.name][local]
+            to[here.numpy()] = whole_rows(shard[self.name])[local.numpy()]
         return made
+
+
+def whole_rows(values: Tensor) -> np.ndarray[Any, Any]:
+    """The rows of a tensor as items of as many bytes, which numpy copies faster than torch its numbers."""
+    raw = values.reshape(len(values), -1).view(torch.uint8).numpy()
+    items: np.ndarray[Any, Any] = raw.view(np.dtype((np.void, raw.shape[1])))[:, 0]
+    return items
 
 
 def row_numbers(rows: Any) -> Tensor:

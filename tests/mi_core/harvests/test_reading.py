@@ -80,6 +80,17 @@ def test_numbers_of_rows_come_in_every_kind_and_what_is_none_is_refused(made) ->
             point[wrong]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", None])
+@pytest.mark.parametrize("points", ["hook_embed", mi.capture("blocks.0.attn.hook_z").at(head=1, d_head=2)])
+def test_rows_of_every_dtype_and_of_one_number_are_read(tmp_path, points, dtype) -> None:
+    made = mi.harvest(small(seed=9), DATA[:9], points, tmp_path, dtype=dtype, shard_rows=7)
+    (point,) = made.values()
+    every = torch.cat(list(point.shards()))
+    rows = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))
+    assert point[rows].dtype == every.dtype
+    assert torch.equal(point[rows], every[rows])
+
+
 def test_rows_come_one_after_the_other(made) -> None:
     assert torch.equal(torch.stack(list(made[RESID])), made[RESID][:])
     items = list(made.dataset(RESID))

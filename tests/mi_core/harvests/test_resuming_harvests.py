@@ -103,6 +103,48 @@ def test_a_process_that_is_killed_at_any_moment_leaves_whole_shards(whole, tmp_p
     assert bytes_in(folder) == bytes_in(whole)
 
 
+def stopped_before(step: int, folder: Path) -> bool:
+    """Whether a harvest in a process of its own came to a step of its writing, where it ended at once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if child == 0:
+        left = [step]
+
+        def counted(work):
+            def call(*given, **named):
+                left[0] -= 1
+                return os._exit(9) if left[0] == 0 else work(*given, **named)
+
+            return call
+
+        try:
+            atomic.flush = counted(lambda path: None)
+            Path.replace = counted(Path.replace)
+            Path.unlink = counted(Path.unlink)
+            harvest(folder, documents(6))
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9)
+    return status == 9
+
+
+def test_a_process_that_ends_before_any_step_of_writing_loses_nothing(tmp_path) -> None:
+    """Before a file is on the disk, before it has its name, before its name is: indexes and shards alike."""
+    wanted = bytes_in(harvest(tmp_path / "whole", documents(6)).folder)
+    assert len(wanted) >= 3
+    step = 1
+    while stopped_before(step, tmp_path / f"{step}"):
+        harvest(tmp_path / f"{step}", documents(6))
+        assert bytes_in(tmp_path / f"{step}") == wanted, f"step {step}"
+        assert not list((tmp_path / f"{step}").glob(".*.part"))
+        step += 1
+    assert step > 4 * (len(wanted) + 1)
+    assert bytes_in(tmp_path / f"{step}") == wanted
+
+
 def test_a_full_disk_is_said_and_nothing_is_lost(whole, tmp_path, monkeypatch) -> None:
     import safetensors.torch
 
