@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,8 @@ from torch import Tensor
 import mi_core as mi
 from mi_analyses.steering_vectors import SteeringVector
 from mi_core.errors import InputError
+from mi_probing.calibration import scale_of
+from mi_probing.examples import check_count, numbered
 from mi_probing.methods import probabilities
 from mi_probing.scoring import chosen
 
@@ -51,6 +53,8 @@ class Probe:
     score: float = float("nan")
     """The accuracy on held-out groups."""
     examples: int = 0
+    calibration: str = ""
+    """What scaled its outputs, in words, if anything did."""
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -65,6 +69,33 @@ class Probe:
     def predict(self, x: Float[Tensor, "*rows d"]) -> Int[Tensor, "*rows"]:
         """The number of the class that is chosen."""
         return chosen(self.outputs(x))
+
+    def calibrated(
+        self, x: Float[Tensor, "example d"], labels: Sequence[Any] | Tensor, *, groups: Sequence[Any] | None = None
+    ) -> Probe:
+        """The probe with odds that fit held-out examples: what it chooses of several classes stays, its direction too.
+
+        Of two classes outputs are scaled and shifted (Platt), of several scaled (a temperature), which makes odds of
+        outputs that were none, such as a ridge probe's. `calibration` says what that is worth, over five folds.
+
+        Args:
+            x: activations at the probe's point that it was not fitted on.
+            labels: their classes, by name.
+            groups: what must not be on two sides of a fold; by default each example is one.
+
+        Raises:
+            InputError: numbers instead of classes, an unknown class, too few examples of one, or examples that say the
+                opposite of the probe.
+        """
+        names = [str(label) for label in (labels.tolist() if isinstance(labels, Tensor) else labels)]
+        check_count(names, len(x), "labels")
+        if unknown := sorted(set(names) - set(self.classes)):
+            raise InputError(f"labels {', '.join(unknown)}: the classes of {self!r} are {', '.join(self.classes)}.")
+        numbers = torch.tensor([self.classes.index(name) for name in names])
+        parts = torch.arange(len(x)) if groups is None else numbered(groups, len(x), "groups")
+        found = scale_of(self.outputs(x).cpu(), numbers, parts, len(self.classes))
+        bias = self.bias * found.factor + found.shift
+        return self.changed(weight=self.weight * found.factor, bias=bias, calibration=str(found))
 
     # -- the direction ---------------------------------------------------------------------------
 
