@@ -47,7 +47,9 @@ def fill(
         value = viewed(name, weight, tensors)
         check_value(name, weight, value, places[name], tensors)
         own = converted(value, kept_dtype(value, weight, dtype), device)
-        own = own if change is None else change(name, own)
+        if change is not None:
+            own = change(name, own)
+            own = own.clone() if own is value else own  # a view would keep the file's pages of all that was changed
         assign(module, name, own)
         tensors.let_go(0 if own is value else value.nbytes)
     tie(module, blueprint)

@@ -8,8 +8,10 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mi_core.errors import InputError
 from mi_core.tracing import NotAGraph, Tracer
@@ -92,7 +94,10 @@ class QuantisedWeight(Tensor):
         if func in WRITTEN and isinstance(args[0], cls):
             raise InputError(f"quantised weights cannot be written. {WAY_OUT}")
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            views = any(isinstance(each, Tensor) and is_view(each, cls) for each in tree_leaves(result))
+        # autograd takes plain results for views of this, which then are none: views are made of plain numbers again
+        return func(*tree_map_only(cls, plain, tuple(args)), **kwargs) if views else result
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch annotates it as a method
@@ -108,8 +113,13 @@ class QuantisedWeight(Tensor):
         given |= kwargs
         if any(isinstance(given.get(name), cls) for name in written_by(func)):
             raise InputError(f"quantised weights cannot be written ({func.name()}). {WAY_OUT}", operation=func)
-        args, kwargs = torch.utils._pytree.tree_map_only(cls, cls.dequantize, (tuple(args), dict(kwargs)))
+        args, kwargs = tree_map_only(cls, plain, (tuple(args), dict(kwargs)))
         return func(*args, **kwargs)
+
+
+def is_view(tensor: Tensor, of: type[Tensor]) -> bool:
+    """Whether a plain tensor counts as a view of a quantised one."""
+    return not isinstance(tensor, of) and isinstance(tensor._base, of)
 
 
 @cache
@@ -133,6 +143,9 @@ def multiplied(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     if isinstance(_get_current_dispatch_mode(), Tracer):
         raise NotAGraph("its weights are quantised, and a graph would hold them dequantised")
     x, bias = plain(input), None if bias is None else plain(bias)
+    if isinstance(x, FakeTensor):  # a rehearsal needs the shape alone
+        with x.fake_mode:
+            return linear(x, torch.empty(weight.shape, dtype=weight.dtype, device=weight.device), bias)
     if isinstance(weight, QuantisedWeight) and weight.dtype in PRODUCTS:
         return linear(x, weight.held, bias)
     return linear(x, plain(weight), bias)

@@ -4,7 +4,8 @@ Writes a LLaMA of random bfloat16 weights into a temporary folder and loads it i
 and quantised. Prints, of the medians:
 
 - ``weights``: bytes that the parameters hold.
-- ``peak``: growth of the resident peak while loading, as a part of that. A plain model is views of the file.
+- ``peak``: growth of the resident peak while loading, as a part of that. A plain model is views of the file, whose
+  pages come when they are used.
 - ``load``, ``64 tokens``, ``1 token``: processor seconds of loading, of a run, and of one more token behind a memory.
 """
 

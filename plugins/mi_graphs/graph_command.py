@@ -39,6 +39,7 @@ def graph(
     scan: Annotated[str | None, typer.Option(help="In a .json: where dashboards of the features are.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16, float16.")] = "auto",
+    quantise: Annotated[str | None, typer.Option(help="Hold matrices in eight bits: int8 or float8.")] = None,
 ) -> None:
     """Which features made which others, from the prompt's tokens to the next token's logits?
 
@@ -56,7 +57,7 @@ def graph(
     from mi_dictionaries import load
     from mi_graphs import attribution_graph, check_graph, to_circuit_tracer
 
-    loaded, transcoders = mi.load(model, device=device, dtype=dtype), load(dictionary)
+    loaded, transcoders = mi.load(model, device=device, dtype=dtype, quantise=quantise), load(dictionary)
     whole = attribution_graph(
         loaded,
         prompt,

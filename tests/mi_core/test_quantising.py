@@ -82,7 +82,11 @@ def test_matrices_that_layers_multiply_by_are_quantised_and_nothing_else(family:
         assert isinstance(tensor, QuantisedWeight) == (MATRICES.fullmatch(name) is not None), name
 
 
-def test_what_is_quantised_is_what_torchao_makes_of_a_linear_layer() -> None:
+@pytest.mark.parametrize("at_once", [1, 100, 10_000])
+def test_what_is_quantised_is_what_torchao_makes_of_a_linear_layer(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mi_core.quantising.AT_ONCE", at_once)
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
     for scheme, config in (("int8", Int8WeightOnlyConfig()), ("float8", Float8WeightOnlyConfig())):
@@ -129,6 +133,14 @@ def test_weights_by_name_are_the_dequantised_ones(family: str) -> None:
         assert torch.equal(model.weights[name], weight), name
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plan_is_rehearsed_without_numbers_and_costs_as_many_operations(family: str) -> None:
+    points = [point.name for point in quantised(family).hook_points() if point.site.on_demand]
+    plans = [model.plan(IDS, mi.capture(points)) for model in (quantised(family), dequantised(family))]
+    assert plans[0].rehearsal.missed == plans[1].rehearsal.missed
+    assert plans[0].operations == plans[1].operations
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_a_model_goes_to_another_dtype_with_its_bits(dtype: str) -> None:
     module = copy.deepcopy(quantised("llama").module).to(getattr(torch, dtype))
@@ -158,6 +170,8 @@ def test_the_size_that_headers_give_is_the_size_in_memory(scheme: str, dtype: st
     found = mi.inspect(saved("qwen2_moe"), quantise=scheme)
     assert found.quantised[dtype] == sum(held.values())
     assert sum(held.values()) < 0.8 * found.memory[dtype]
+    for tensor in slots(model.module).values():  # no view of the file, whose pages it would keep
+        assert isinstance(tensor, QuantisedWeight) or tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 def test_provenance_and_receipts_say_what_was_quantised() -> None:
