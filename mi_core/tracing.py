@@ -81,6 +81,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = torch.fx.Graph()
         self.root = torch.nn.Module()
+        self.device = inputs[0].device
         self.nodes: Any = WeakIdKeyDictionary()
         for at, x in enumerate(inputs):
             self.nodes[x] = self.graph.placeholder(f"x{at}")
@@ -131,7 +132,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return found
         if value not in self.constants:
             name = f"constant_{len(self.kept)}"
-            self.root.register_buffer(name, value.detach(), persistent=False)
+            # numbers that Python wrote are on the host, where a replay on another device cannot read them
+            kept = value.detach() if value.ndim else value.detach().to(self.device)
+            self.root.register_buffer(name, kept, persistent=False)
             self.constants[value] = self.graph.get_attr(name)
             self.kept.append(value)
         constant: torch.fx.Node = self.constants[value]

@@ -187,6 +187,7 @@ RWKV = plugins.plugin("mi_core.families", "rwkv7").call("mi_family_examples")[0]
         (CONFIG, mi.HookSpec()),
         (CONFIG, WANTED),
         (CONFIG, mi.capture(RESID).at(batch=[2, 0])),
+        (CONFIG, mi.capture(RESID).at(pos=[12])),  # a column of its own, when a row has ended
         (RWKV, mi.capture("blocks.*.mixer.hook_state")),
     ],
 )

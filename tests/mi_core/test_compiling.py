@@ -150,3 +150,32 @@ def test_constants_may_be_looked_at_and_written(values: list[float]) -> None:
     x = torch.tensor(values)
     for one, two in zip(graph_of(call, torch.zeros(3))(x), call(x), strict=True):
         assert torch.equal(one, two)
+
+
+def test_numbers_that_python_wrote_are_where_the_input_is() -> None:
+    x = torch.ones(3, device="meta")
+    graph = graph_of(lambda x: [torch.where(x > 0, 2.0, x) * torch.tensor(3.0)], x)
+    assert {constant.device.type for constant in graph.buffers()} == {"meta"}
+
+
+@given(st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=5))
+def test_a_graph_goes_on_from_what_its_own_tensors_hold(values: list[float]) -> None:
+    def call(x: torch.Tensor, total: torch.Tensor) -> list[torch.Tensor]:
+        before = total.clone()
+        total[1:].add_(x)
+        return [before, total * x]
+
+    own, other = torch.zeros(2), torch.zeros(2)
+    graph = graph_of(lambda x: call(x, own), torch.zeros(()), own=[own])
+    own.zero_()
+    for value in map(torch.tensor, values):
+        for one, two in zip(graph(value), call(value, other), strict=True):
+            assert torch.equal(one, two)
+    assert torch.equal(own, other)
+    with pytest.raises(NotAGraph, match="decides by the numbers"):
+        graph_of(lambda x: [x] if own.sum() > 0 else [-x], torch.zeros(()), own=[own])
+
+
+def test_comparing_what_is_computed_is_a_look() -> None:
+    with pytest.raises(NotAGraph, match="decides by the numbers"):
+        graph_of(lambda x: [x] if torch.equal(x, torch.ones(3)) else [-x], torch.zeros(3))
