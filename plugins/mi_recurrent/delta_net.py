@@ -53,6 +53,7 @@ class GatedDeltaNetModule(RecurrentMixer):
 
     kernel = WKV7()
     kind = "delta"
+    multiplies = ("qkv", "output_gate", "output")
     reads = ("qkv", "output_gate", "beta", "decay")
     keep_norm_biases = "has no biases of its own to take a norm's"
     points = (
