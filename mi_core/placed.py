@@ -93,13 +93,17 @@ class PlacedBackend(nn.Module):
 
     def weight(self, name: str) -> Tensor:
         """A weight in the field's layout, on the main device; one that is offloaded is brought in for whoever asks."""
-        layer = name.split(".")[1] if name.startswith("blocks.") else ""
-        unit = self.layers.get(int(layer), OUTSIDE) if layer.isdecimal() else OUTSIDE
+        unit = self.holding(name)
         with self.present(unit):
             found = self.inner.weight(name)
         if found.is_meta:
             raise NotLoaded(f"{name!r} is made of weights outside of {unit!r}, some of which are offloaded.", name=name)
         return found.to(self.device)
+
+    def holding(self, weight: str) -> str:
+        """The unit that a weight in the field's layout is made of."""
+        layer = weight.split(".")[1] if weight.startswith("blocks.") else ""
+        return self.layers.get(int(layer), OUTSIDE) if layer.isdecimal() else OUTSIDE
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from mi_core.errors import UnknownPoint
+from mi_core.placed import PlacedBackend
 from mi_core.protocols import Backend
 
 __all__ = ["Weights"]
@@ -41,11 +43,29 @@ class Weights:
             raise UnknownPoint(f"{self._model}: {error.args[0]}.{hint}", name=name) from None
 
     def __contains__(self, name: object) -> bool:
+        """Whether the model has it; nothing is brought for that."""
+        backend = self._backend
+        bare = backend.inner if isinstance(backend, PlacedBackend) else backend
         try:
-            self[str(name)]
+            Weights(bare, self._model)[str(name)]
         except UnknownPoint:
             return False
         return True
+
+    def several(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Some weights by name; those of a layer that comes and goes are brought in together.
+
+        Raises:
+            UnknownPoint: the model has none of that name.
+        """
+        asked, backend = tuple(names), self._backend
+        if not isinstance(backend, PlacedBackend):
+            return {name: self[name] for name in asked}
+        found = {}
+        for unit in dict.fromkeys(map(backend.holding, asked)):
+            with backend.present(unit):
+                found.update({name: self[name] for name in asked if backend.holding(name) == unit})
+        return {name: found[name] for name in asked}
 
     def stack(self, name: str) -> Tensor:
         """One weight of all layers as ``[layer ...]`` (a copy)."""

@@ -68,11 +68,10 @@ def head_circuits(model: mi.Model) -> HeadCircuits:
         UnsupportedAnalysis: no layer has ``W_Q``, ``W_K``, ``W_V`` and ``W_O``, or layers have other numbers of heads.
     """
     layers = heads_of(model)
-    embed, unembed = model.weights["embed.W_E"].float(), model.weights["unembed.W_U"].float()
-    embed, unembed = embed.to(layers[0].q.device), unembed.to(layers[0].q.device)
-    gain = gain_of(model, "ln_final.w")
-    if gain is not None:
-        unembed = gain[:, None] * unembed
+    found = weights_of(model, ["embed.W_E", "unembed.W_U"], "ln_final.w")
+    embed, unembed = (found[name].to(layers[0].q.device) for name in ("embed.W_E", "unembed.W_U"))
+    if "ln_final.w" in found:
+        unembed = found["ln_final.w"][:, None] * unembed
     # W_E and W_U meet once: all eigenvalues but d_head of each head are zero
     said, seen = unembed @ embed, embed.T @ embed
     copying = torch.stack([share(one.o @ said @ one.v) for one in layers])
@@ -98,16 +97,17 @@ def heads_of(model: mi.Model) -> list[Heads]:
     """The layers with attention heads, in float32, each key and value as its query heads receive it."""
     layers: list[Heads] = []
     for layer in range(model.shape.n_layers):
-        at = f"blocks.{layer}"
-        if any(f"{at}.attn.{name}" not in model.weights for name in ("W_Q", "W_K", "W_V", "W_O")):
+        matrices = [f"blocks.{layer}.attn.W_{name}" for name in "QKVO"]
+        gain = f"blocks.{layer}.ln1.w"
+        if any(name not in model.weights for name in matrices):
             continue
-        gain = gain_of(model, f"{at}.ln1.w")
-        read = {name: model.weights[f"{at}.attn.W_{name}"].float() for name in ("Q", "K", "V")}
-        if gain is not None:
-            read = {name: gain[:, None] * matrix for name, matrix in read.items()}
-        count = len(read["Q"])
-        k, v = (read[name].repeat_interleave(count // len(read[name]), 0) for name in ("K", "V"))
-        layers.append(Heads(layer, read["Q"], k, v, model.weights[f"{at}.attn.W_O"].float()))
+        found = weights_of(model, matrices, gain)
+        *read, out = (found[name] for name in matrices)
+        if gain in found:
+            read = [found[gain][:, None] * matrix for matrix in read]
+        q, k, v = read
+        k, v = (matrix.repeat_interleave(len(q) // len(matrix), 0) for matrix in (k, v))
+        layers.append(Heads(layer, q, k, v, out))
     if not layers or len({len(one.q) for one in layers}) > 1:
         seen = f"its layers have {sorted({len(one.q) for one in layers})} heads" if layers else "no layer has them"
         raise UnsupportedAnalysis(
@@ -118,9 +118,10 @@ def heads_of(model: mi.Model) -> list[Heads]:
     return layers
 
 
-def gain_of(model: mi.Model, name: str) -> Float[Tensor, "d_model"] | None:
-    """What a norm multiplies by; None where there is no norm, or one without gains."""
-    return model.weights[name].float() if name in model.weights else None
+def weights_of(model: mi.Model, names: Sequence[str], gain: str) -> dict[str, Tensor]:
+    """Weights in float32, asked for together, and what a norm multiplies by where there is a norm with gains."""
+    asked = [*names, gain] if gain in model.weights else names
+    return {name: weight.float() for name, weight in model.weights.several(asked).items()}
 
 
 def share(products: Float[Tensor, "head d_head d_head"]) -> Float[Tensor, "head"]:

@@ -15,6 +15,7 @@ PASSES = {
     "attention_knockout": (4, lambda run, model: run(model, CLEAN, " Paris")),
     "attention_patterns": (1, lambda run, model: run(model, CLEAN)),
     "activation_pca": (1, lambda run, model: run(model, [CLEAN, CORRUPT], n_components=1)),
+    "head_circuits": (1, lambda run, model: run(model)),
     "path_patching": (5, lambda run, model: run(model, CLEAN, CORRUPT, METRIC)),
     "edge_attribution": (5, lambda run, model: run(model, CLEAN, CORRUPT, METRIC)),
 }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from small_models import close, small
 
 import mi_core as mi
@@ -18,6 +19,22 @@ def test_weights_are_views_in_the_fields_layouts() -> None:
     run = small().run([[1, 2]], mi.capture(["blocks.1.mlp.hook_post", "blocks.1.mlp.hook_out"]))
     post = run["blocks.1.mlp.hook_post"]
     close(post @ weights["blocks.1.mlp.W_out"] + weights["blocks.1.mlp.b_out"], run["blocks.1.mlp.hook_out"])
+
+
+def test_several_weights_come_together_in_the_order_that_is_asked_for() -> None:
+    names = ["blocks.1.attn.W_O", "embed.W_E", "blocks.0.mlp.W_in", "blocks.1.attn.W_Q", "ln_final.w"]
+    split, whole = (mi.load("tiny-world", device_map=places) for places in ({"": "disk"}, None))
+    assert all(name in split.weights for name in names)
+    assert "blocks.1.attn.W_X" not in split.weights
+    assert {unit.brought for unit in split.backend.offloaded.values()} == {0}  # type: ignore[attr-defined]
+    found = split.weights.several(names)
+    assert list(found) == names
+    assert all(torch.equal(value, whole.weights[name]) for name, value in found.items())
+    brought = {name: unit.brought for name, unit in split.backend.offloaded.items()}  # type: ignore[attr-defined]
+    assert brought == {"outside": 1, "blocks.0": 1, "blocks.1": 1, "blocks.2": 0, "blocks.3": 0}
+    assert all(torch.equal(value, found[name]) for name, value in whole.weights.several(names).items())
+    with pytest.raises(UnknownPoint, match=r"no weight 'blocks.1.attn.W_X'"):
+        split.weights.several(["blocks.1.attn.W_X"])
 
 
 def test_an_unknown_weight_is_answered_with_the_closest() -> None:
