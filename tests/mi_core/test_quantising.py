@@ -29,10 +29,10 @@ from mi_core.quantising import Quantiser
 from mi_core.testing import Subject, checks
 
 SCHEMES = ("int8", "float8")
-FAMILIES = ("llama", "gpt2", "qwen2_moe", "deepseek_v3", "rwkv7")
+FAMILIES = ("llama", "gpt2", "qwen2_moe", "deepseek_v3", "rwkv7", "qwen3_next")
 IDS = [[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]]
 MATRICES = re.compile(
-    r"layers\.\d+\.(mixer\.(q|k|v|o|q_down|q_up|kv_down|kv_up|receptance|key|value|output)"
+    r"layers\.\d+\.(mixer\.(q|k|v|gate|o|q_down|q_up|kv_down|kv_up|receptance|key|value|qkv|output_gate|output)"
     r"|channel\.(experts\.\d+\.|shared\.)?(gate|in|out|key|value))_weight"
 )
 
