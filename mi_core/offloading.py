@@ -25,6 +25,8 @@ class Desk:
         self.storages: list[torch.UntypedStorage] = []
         self.latest: weakref.ref[Visit] | None = None
         """The last visit of which a graph holds something, in the forward pass on its way."""
+        self.following: Visit | None = None
+        """The one that the backward pass comes to next, if it goes through all of them."""
 
     def expecting(self, stops: Sequence[Stop]) -> AbstractContextManager[Callable[[], None]]:
         """A forward pass begins, that comes to these stops."""
@@ -45,9 +47,10 @@ class Desk:
         if torch._C._current_graph_task_id() >= 0:
             # torch calls it when the backward pass is over
             torch.autograd.Variable._execution_engine.queue_callback(self.closed)
-            before = visit.before()
-            if before is not None:
-                self.courier.begin(before.unit)
+            following, self.following = self.following, visit.before()
+            # a pass that has come from one unit to the one before it goes on so; many are over behind their first
+            if following is visit and self.following is not None:
+                self.courier.begin(self.following.unit)
 
     def cleared(self) -> None:
         """Let go what lies there."""
@@ -57,6 +60,7 @@ class Desk:
 
     def closed(self) -> None:
         """Let go that, and what was to come next."""
+        self.following = None
         self.courier.drop()
         self.cleared()
 

@@ -8,7 +8,7 @@ CLEAN, CORRUPT = "The capital of France is", "The capital of Italy is"
 METRIC = mi.logit_diff(" Paris", " Rome")
 PASSES = {
     "logit_lens": (1, lambda run, model: run(model, CLEAN)),
-    "direct_logit_attribution": (5, lambda run, model: run(model, CLEAN, " Paris")),
+    "direct_logit_attribution": (3, lambda run, model: run(model, CLEAN, " Paris")),
     "activation_patching": (2, lambda run, model: run(model, CLEAN, CORRUPT, METRIC)),
     "attribution_patching": (3, lambda run, model: run(model, CLEAN, CORRUPT, METRIC)),
     "ablation": (1, lambda run, model: run(model, CLEAN, METRIC)),

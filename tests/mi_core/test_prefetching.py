@@ -205,6 +205,17 @@ def test_the_backward_pass_goes_the_other_way_and_ends_with_an_empty_desk(whole)
     assert at_rest(model)
 
 
+def test_a_backward_pass_through_one_layer_brings_no_other(whole):
+    model = placed(whole)
+    run = model.run(IDS, mi.capture(["blocks.*.hook_resid_pre", "blocks.*.hook_resid_post"]), grad=True)
+    order, _ = watched(model)
+    for layer in (1, 2, 3):
+        post = f"blocks.{layer}.hook_resid_post"
+        run.vjp({post: torch.ones_like(run[post])}, [f"blocks.{layer}.hook_resid_pre"])
+    assert order == ["blocks.1", "blocks.2", "blocks.3"]
+    assert at_rest(model)
+
+
 def test_two_graphs_do_not_mistake_each_other_for_their_beginning(whole):
     model = placed(whole)
     first, second = (model.run(IDS, mi.capture("blocks.3.hook_resid_pre"), grad=True) for _ in range(2))
