@@ -48,15 +48,23 @@ class JsonTokenizer:
         try:
             found = self._backend.encode(text, add_special_tokens=special)
         except TypeError as error:  # how tokenizers refuses a lone surrogate
-            raise TokenizerError(
-                f"{text!r} cannot be encoded: it is no text of Unicode characters", text=text
-            ) from error
+            raise no_unicode(text) from error
         control = self._control
         marked = zip(found.ids, found.special_tokens_mask, strict=True)
         offsets = (self._covered(text, *each) for each in zip(found.tokens, found.offsets, strict=True))
         return Encoding(
             tuple(found.ids), tuple(offsets), tuple(bool(mark) or token in control for token, mark in marked)
         )
+
+    def ids(self, text: str) -> Sequence[int]:
+        """The ids that `encode` gives to a text, in half the time and a fraction of the memory."""
+        if type(self).encode is not JsonTokenizer.encode:  # somebody's own encodes in another way
+            return self.encode(text).ids
+        try:
+            found: list[int] = self._backend.encode_batch_fast([text])[0].ids
+        except TypeError as error:
+            raise no_unicode(text) from error
+        return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids, control tokens by name; ids that are no token are left out."""
@@ -217,6 +225,11 @@ class JsonTokenizer:
         from mi_core.chat_template import ChatTemplate
 
         return ChatTemplate.of(self.files, self._settings, self._special)
+
+
+def no_unicode(text: str) -> TokenizerError:
+    """The error of a text with half a character."""
+    return TokenizerError(f"{text!r} cannot be encoded: it is no text of Unicode characters", text=text)
 
 
 def _content(token: Any) -> str:

@@ -14,9 +14,11 @@ from mi_core.files import Files
 __all__ = [
     "TOKENIZER_FILES",
     "Encoding",
+    "GivesIds",
     "RendersChats",
     "Tokenizer",
     "find_tokenizer",
+    "ids_of",
     "no_tokenizer",
     "single_token",
 ]
@@ -93,6 +95,20 @@ class RendersChats(Protocol):
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **template: Any) -> str:
         """The conversation as text: ``chat`` is its encoding without anything added."""
         ...
+
+
+@runtime_checkable
+class GivesIds(Protocol):
+    """A tokenizer that gives the ids of a text sooner than what else is known of them."""
+
+    def ids(self, text: str) -> Sequence[int]:
+        """The ids that ``encode`` gives."""
+        ...
+
+
+def ids_of(tokenizer: Tokenizer, text: str) -> Sequence[int]:
+    """The ids of a text, where nothing else of it is wanted."""
+    return tokenizer.ids(text) if isinstance(tokenizer, GivesIds) else tokenizer.encode(text).ids
 
 
 def single_token(tokenizer: Tokenizer, text: str, unknown: int | None = None) -> int:

@@ -20,7 +20,7 @@ from mi_core.harvests.ranks import Ranks
 from mi_core.harvests.settings import Asked
 from mi_core.harvests.windows import Cursor, Cut, Cutter
 from mi_core.harvests.writing import Writing
-from mi_core.tokenizer import no_tokenizer
+from mi_core.tokenizer import ids_of, no_tokenizer
 
 if TYPE_CHECKING:
     from mi_core.model import Model
@@ -141,7 +141,7 @@ def encoded(model: Model, document: Document) -> Sequence[int]:
         if model.tokenizer is None:
             raise no_tokenizer(model.name)
         try:
-            return model.tokenizer.encode(ids).ids if ids else ()
+            return ids_of(model.tokenizer, ids) if ids else ()
         except TokenizerError as error:
             raise TokenizerError(f"document {document.number}: {error}", document=document.number) from error
     outside = next((token for token in ids if not 0 <= token < model.shape.d_vocab), None)

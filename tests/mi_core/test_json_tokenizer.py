@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from mi_core.errors import NotSingleToken, TokenizerError, TokenOutOfRange
 from mi_core.files import Files
 from mi_core.json_tokenizer import JsonTokenizer
+from mi_core.tokenizer import Encoding, ids_of
 
 KINDS = sorted(tiny_tokenizers.KINDS)
 TEXTS = st.lists(
@@ -46,7 +47,20 @@ def test_texts_are_encoded_and_decoded_as_transformers_does_it(kind: str, text: 
     ours, theirs = pair(kind)
     ids = theirs.encode(text, add_special_tokens=special)
     assert list(ours.encode(text, special).ids) == ids
+    assert list(ids_of(ours, text)) == list(ours.encode(text).ids)
     assert ours.decode(ids) == theirs.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def test_ids_are_those_of_whoever_encodes_in_another_way() -> None:
+    class Loud(JsonTokenizer):
+        def encode(self, text: str, special: bool = True) -> Encoding:
+            return super().encode(text.upper(), special)
+
+    ours = pair("byte_level")[0]
+    loud = Loud(ours.files)
+    assert ids_of(loud, "a text") == loud.encode("a text").ids == ours.encode("A TEXT").ids
+    with pytest.raises(TokenizerError, match="no text of Unicode"):
+        ours.ids("half \ud800")
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "metaspace"])
