@@ -6,6 +6,8 @@ median ratio of the pairs and its middle half.
 - ``plain``: ``model.generate(ids)`` against ``generate`` of transformers.
 - ``steered``: a vector added to one layer's stream at every position that predicts, against transformers without it.
 - ``steered and captured``: the same, keeping the last layer's stream of every token.
+- ``compiled``, with ``--mode default`` (or ``reduce-overhead``, which replays CUDA graphs): the same by
+  ``model.compile(spec, mode=...).generate``.
 - ``Python calls``: events "call" of ``sys.setprofile`` for each new token, of both sides.
 
 ``--processor`` counts seconds of the processor on one thread, not of the clock: for machines that do other work.
@@ -19,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--pairs", type=int, default=11)
+    parser.add_argument("--mode", help="of torch.compile: measure compiled generations, too")
     parser.add_argument("--processor", action="store_true")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
@@ -52,11 +56,16 @@ def main() -> None:
         ids = torch.randint(0, ours.shape.d_vocab, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
         reference = reference_of(theirs, ids.to(device))
         for name, spec in specs(ours).items():
-            written = own_of(ours, ids, spec)
-            if name == "plain" and not torch.equal(written(), reference()[:, PROMPT:].cpu()):
-                raise SystemExit("both sides must write the same tokens")
-            rows.append(compared(f"{name}, batch {batch}", written, reference, chosen.pairs, device, clock))
-        calls = {"ours": calls_of(own_of(ours, ids, specs(ours)["steered"])), "transformers": calls_of(reference)}
+            ways = {name: own_of(partial(ours.generate, spec=spec), ids)}
+            if chosen.mode:
+                compiled = ours.compile(spec, strict=True, mode=chosen.mode)
+                ways[f"{name}, compiled"] = own_of(compiled.generate, ids)
+            for way, written in ways.items():
+                if name == "plain" and not torch.equal(written(), reference()[:, PROMPT:].cpu()):
+                    raise SystemExit("both sides must write the same tokens")
+                rows.append(compared(f"{way}, batch {batch}", written, reference, chosen.pairs, device, clock))
+        steered = own_of(partial(ours.generate, spec=specs(ours)["steered"]), ids)
+        calls = {"ours": calls_of(steered), "transformers": calls_of(reference)}
         print(f"Python calls for each new token, batch {batch}: {calls}", flush=True)
         rows.append({"name": f"Python calls, batch {batch}", **calls})
     if chosen.json:
@@ -73,11 +82,11 @@ def specs(model: mi.Model) -> dict[str, mi.HookSpec]:
     return {"plain": mi.HookSpec(), "steered": steer, "steered and captured": steer + kept}
 
 
-def own_of(model: mi.Model, ids: Tensor, spec: mi.HookSpec) -> Callable[[], Tensor]:
+def own_of(generate: Callable[..., mi.Generation], ids: Tensor) -> Callable[[], Tensor]:
     """A generation with this library; the new tokens."""
 
     def written() -> Tensor:
-        return torch.tensor(model.generate(ids, spec, max_new_tokens=NEW, stop_at_eos=False).new_tokens)
+        return torch.tensor(generate(ids, max_new_tokens=NEW, stop_at_eos=False).new_tokens)
 
     return written
 
