@@ -10,6 +10,7 @@ PACKAGES = (
     "mi_analyses",
     "mi_dictionaries",
     "mi_graphs",
+    "mi_graphs",
     "mi_algzoo",
     "mi_probing",
     "mi_registry",
