@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from random_transcoders import KINDS, transcoders
 from small_models import SEEDS, close, family_example, small
@@ -13,6 +13,7 @@ import mi_core as mi
 import mi_dictionaries as md
 from mi_core.errors import UnsupportedAnalysis
 from mi_graphs import AttributionGraph, Node, attribution_graph
+from mi_graphs.influence import influence
 
 READS = ("mlp.hook_in", "hook_resid_mid", "ln2.hook_normalized")
 PROMPTS = st.lists(st.integers(0, 60), min_size=2, max_size=5)
@@ -87,7 +88,7 @@ def check_edges(graph: AttributionGraph, model: mi.Model, ids: list[int], dictio
     close(change, edges, atol=2e-5 * max(1.0, float(before.abs().max())))
 
 
-@settings(max_examples=8)  # each takes every source away
+@settings(max_examples=8, phases=[Phase.generate])  # each takes every source away; shrinking takes minutes
 @given(seed=SEEDS, kind=st.sampled_from(KINDS), reads=st.sampled_from(READS), ids=PROMPTS, draw=st.data())
 def test_taking_a_source_away_changes_each_target_by_its_edge(seed, kind, reads, ids, draw):
     model = small(7)
@@ -117,6 +118,28 @@ def test_what_no_source_contributes_is_the_remainder():
     left_out, biases = graph.remainder.values[targets].T
     assert bool((biases != 0).all())
     assert int((left_out != 0).sum()) > 5
+
+
+@pytest.mark.parametrize(("batch", "refresh"), [(1, 1), (2, 3), (64, 4)])
+def test_the_features_that_are_chosen_are_the_next_best_by_what_is_known(batch, refresh):
+    model, ids, n = small(7), [3, 1, 4, 1], 11
+    whole = attribution_graph(model, ids, transcoders(model), logits=3, tokens=0)
+    graph = attribution_graph(
+        model, ids, transcoders(model), logits=3, tokens=0, max_features=n, batch=batch, refresh=refresh
+    )
+    features = int(whole.of_kind("feature").sum())
+    rows = whole.of_kind("logit").nonzero().flatten().tolist()
+    weights, chosen = whole.weights(), []
+    while len(chosen) < n:
+        known = torch.zeros_like(whole.adjacency.values)
+        known[[*rows, *chosen]] = whole.adjacency.values[[*rows, *chosen]]
+        order = influence(known, weights)[:features].argsort(descending=True).tolist()
+        chosen += [at for at in order if at not in chosen][: min(n - len(chosen), batch * refresh)]
+    kept = [*sorted(chosen), *range(features, len(whole.nodes))]
+    assert [whole.nodes[at] for at in kept] == list(graph.nodes)
+    wanted = whole.adjacency.values[kept][:, kept]
+    close(graph.adjacency.values, wanted)
+    assert graph.active == features
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
