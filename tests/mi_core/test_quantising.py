@@ -141,16 +141,18 @@ def test_a_plan_is_rehearsed_without_numbers_and_costs_as_many_operations(family
     assert plans[0].operations == plans[1].operations
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-def test_a_model_goes_to_another_dtype_with_its_bits(dtype: str) -> None:
-    module = copy.deepcopy(quantised("llama").module).to(getattr(torch, dtype))
-    for name, weight in slots(quantised("llama").module).items():
+def test_a_model_goes_to_another_dtype_with_its_bits(dtype: str, scheme: str) -> None:
+    origin = quantised("llama", scheme)
+    module = copy.deepcopy(origin.module).to(getattr(torch, dtype))
+    for name, weight in slots(origin.module).items():
         if isinstance(weight, QuantisedWeight):
             made = slots(module)[name]
             assert (made.dtype, made.nbytes) == (getattr(torch, dtype), weight.nbytes)
             assert apart(made.dequantize().double(), weight.dequantize().double()) < 5e-3
     model = mi.Model(module, name="llama", config={})
-    assert apart(model.run(IDS).logits.float(), quantised("llama").run(IDS).logits) < 3e-2
+    assert apart(model.run(IDS).logits.float(), origin.run(IDS).logits) < 3e-2
 
 
 def test_every_property_of_the_kit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
