@@ -275,11 +275,10 @@ class AttentionModule(nn.Module):
         """The mixed values, and what is remembered."""
         if batch.parts:
             return in_parts(self.attend, q, k, v, batch, tap), None
-        regime = self.regime(batch)
         if memory is not None:
-            k, v = self.recall(memory, regime).extend(batch, k, v)
+            k, v = self.recall(memory, batch).extend(batch, k, v)
         z = self.weighed(q, k, v, batch, tap, memory is not None)
-        return z, None if batch.record is None else KeyValues(k, v, ends(batch), regime)
+        return z, None if batch.record is None else KeyValues(k, v, ends(batch), self.regime(batch))
 
     def regime(self, batch: Batch) -> Tensor | None:
         """What the rows' lengths mean for the rotary frequencies; None where they mean nothing."""
@@ -312,15 +311,18 @@ class AttentionModule(nn.Module):
         made: Tensor = batch.once(key, lambda: alibi.bias(batch, k.shape[2], k.dtype))
         return made
 
-    def recall(self, memory: Memory, regime: Tensor | None) -> KeyValues:
+    def recall(self, memory: Memory, batch: Batch) -> KeyValues:
         """The memory of this layer, if its keys were turned by the frequencies that hold now."""
         if not isinstance(memory, KeyValues):
             raise MemoryMismatch(f"attention goes on from keys and values, got {type(memory).__name__}", memory=memory)
-        self.check_regime(memory, regime)
+        self.check_regime(memory, batch)
         return memory
 
-    def check_regime(self, memory: Prefixes, regime: Tensor | None) -> None:
+    def check_regime(self, memory: Prefixes, batch: Batch) -> None:
         """Refuse keys that were turned by other frequencies than hold now."""
+        if batch.room is not None and (self.rotary is None or self.rotary.scaling.alike(batch.room)):
+            return
+        regime = self.regime(batch)
         if regime is not None and (memory.regime is None or not torch.equal(memory.regime, regime)):
             raise MemoryMismatch(
                 f"the rotary scaling {self.rotary!r} depends on the length of the whole row, and this row is in "

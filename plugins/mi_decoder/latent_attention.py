@@ -147,7 +147,7 @@ class LatentAttentionModule(AttentionModule):
             return super().attend(q, k, v, batch, tap, memory)
         held = torch.cat((latent, k[:, 0, :, self.d_own :]), -1).unsqueeze(1)
         if isinstance(memory, Latents):
-            self.check_regime(memory, self.regime(batch))
+            self.check_regime(memory, batch)
             held = memory.extend(batch, held)
         if memory is None or not self.few(q.shape[2]):
             z, _ = super().attend(q, k, v, batch, tap, memory)
@@ -155,13 +155,13 @@ class LatentAttentionModule(AttentionModule):
             z = self.absorbed(q, held, batch, tap)
         return z, None if batch.record is None else Latents(held, ends(batch), self.regime(batch))
 
-    def recall(self, memory: Memory, regime: Tensor | None) -> KeyValues:
+    def recall(self, memory: Memory, batch: Batch) -> KeyValues:
         """The memory of this layer as keys and values, made again where latents were remembered."""
         spec = self.latent
         if isinstance(memory, Latents):
             k, v = self.made_of(*torch.split(memory.latents.squeeze(1), [spec.kv_rank, spec.d_shared], -1))
             memory = KeyValues(k.transpose(1, 2), v.transpose(1, 2), memory.length, memory.regime)
-        found = super().recall(memory, regime)
+        found = super().recall(memory, batch)
         seen, wanted = (found.keys.shape[1], found.keys.shape[3]), (self.n_heads, self.d_head)
         if seen != wanted:
             raise MemoryMismatch(f"keys are remembered of {seen} heads and dims, the layer has {wanted}", seen=seen)

@@ -45,6 +45,10 @@ class Unscaled:
         """The length does not matter."""
         return None
 
+    def alike(self, positions: int) -> bool:  # others use it
+        """The length does not matter."""
+        return True
+
     def reach(self, n_ctx: int) -> int | None:
         """Positions that the model can use, where ``n_ctx`` is its ``max_position_embeddings``."""
         return n_ctx
@@ -85,6 +89,10 @@ class Dynamic(Unscaled):
     def regime(self, total: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
         """The length, once it exceeds the original context."""
         return total.clamp(min=self.original)
+
+    def alike(self, positions: int) -> bool:
+        """Whether none of them exceeds it."""
+        return positions <= self.original
 
     def reach(self, n_ctx: int) -> int | None:  # the others use it
         """It scales with any length."""
@@ -146,6 +154,10 @@ class LongRope(Unscaled):
     def regime(self, total: Int[Tensor, "batch"]) -> Shaped[Tensor, "batch"]:
         """Whether the row is long."""
         return total > self.original
+
+    def alike(self, positions: int) -> bool:
+        """Whether none of them is."""
+        return positions <= self.original
 
 
 @dataclass(frozen=True)

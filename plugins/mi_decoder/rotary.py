@@ -32,6 +32,10 @@ class Scaling(Protocol):
         """What the rows' lengths amount to: rows of one regime are turned alike. None if lengths do not matter."""
         ...
 
+    def alike(self, positions: int) -> bool:
+        """Whether rows of at most so many positions are all of one regime."""
+        ...
+
     def reach(self, n_ctx: int) -> int | None:
         """Positions that the model can use, where ``n_ctx`` is its ``max_position_embeddings``."""
         ...

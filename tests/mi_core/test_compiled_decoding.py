@@ -113,6 +113,17 @@ def test_families_of_every_kind_decode_by_graphs(family: str) -> None:
     assert replayed(compiled) == 7
 
 
+LONG = {"short_factor": [1.0, 1.2], "long_factor": [1.0, 2.0], "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "longrope", **LONG}])
+def test_rotary_scalings_are_no_obstacle_where_all_rows_are_too_short_for_them(rope: dict[str, Any]) -> None:
+    model = built({**CONFIG, "rope_scaling": rope})
+    compiled = model.compile(strict=True)
+    same(compiled.generate([[1, 2], [3]], max_new_tokens=4), model.generate([[1, 2], [3]], max_new_tokens=4))
+    assert replayed(compiled) == 2
+
+
 def test_states_are_written_in_graphs() -> None:
     model = family_example("rwkv7")
     spec = mi.intervene("blocks.*.mixer.hook_state", mi.Scale(0.5).at(pos=mi.GENERATED))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import mi_core as mi
 from mi_core.errors import MemoryMismatch
+from mi_core.protocols import Batch
 from mi_decoder.latent_attention import LatentAttentionModule
 from mi_decoder.latent_memory import Latents
 from mi_decoder.memory import KeyValues
@@ -88,8 +89,9 @@ def test_keys_of_another_width_are_refused() -> None:
     model = family_example("deepseek_v3")
     mixer: LatentAttentionModule = model.backend.blocks[0].mixer
     zeros: Tensor = torch.zeros(1, mixer.n_heads, 2, mixer.d_head + 1)
+    one = torch.ones(1, dtype=torch.long)
     with pytest.raises(MemoryMismatch, match="keys are remembered of"):
-        mixer.recall(KeyValues(zeros, zeros, torch.tensor([2])), None)
+        mixer.recall(KeyValues(zeros, zeros, torch.tensor([2])), Batch(one[None], one, one, one, one[None]))
 
 
 def test_latents_that_were_turned_by_other_frequencies_are_refused() -> None:

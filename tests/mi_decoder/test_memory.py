@@ -10,10 +10,12 @@ from torch import Tensor
 
 import mi_core as mi
 from mi_core.errors import MemoryMismatch, NotRecorded
+from mi_core.memory import NOTHING
 from mi_core.protocols import Batch, Memory, Tap
 from mi_core.taps import IDLE, IdleTap
 from mi_families.llama import mi_family_examples
 
+ONE = torch.ones(1, dtype=torch.long)
 MODEL = mi.build({**mi_family_examples()[1], "num_hidden_layers": 2}, seed=3)
 
 
@@ -128,7 +130,7 @@ def test_other_rows_and_other_kinds_of_memory_are_refused() -> None:
         call([[1]], [4], [5], memory)
 
     with pytest.raises(MemoryMismatch, match="keys and values"):
-        MODEL.backend.blocks[0].mixer.recall(object(), None)
+        MODEL.backend.blocks[0].mixer.recall(NOTHING, Batch(ONE[None], ONE, ONE, ONE, ONE[None]))
 
 
 def test_a_memory_of_other_frequencies_is_refused() -> None:
