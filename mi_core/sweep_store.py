@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Store"]
 
+BEGINNING = '{"key": '
+"""How every line begins."""
+
 
 @dataclass(eq=False)
 class Store:
@@ -38,17 +41,31 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], plan: SweepPlan) -> Store:
-        """Read what is there; a new file is made at the first finished cell."""
+        """Read what is there, or begin a file.
+
+        Raises:
+            InputError: the file cannot be written, or is something else than a store.
+        """
         store = cls(Path(path), context_of(plan))
-        if store.path.exists():
-            text = store.path.read_text(encoding="utf-8")
-            store.torn = not text.endswith("\n")
-            for line in text.splitlines():
-                try:
-                    entry = json.loads(line)
-                    store.known[entry["key"]] = [float(value) for value in entry["values"]]
-                except (ValueError, KeyError, TypeError):
-                    continue  # cut off by a kill: computed again
+        try:
+            with store.path.open("a+", encoding="utf-8", errors="replace") as file:
+                file.seek(0)
+                text = file.read()
+        except OSError as error:
+            raise store._unwritable(error) from error
+        store.torn = bool(text) and not text.endswith("\n")
+        for line in text.splitlines():
+            if not (line.startswith(BEGINNING) or BEGINNING.startswith(line)):
+                raise InputError(
+                    f"store={str(store.path)!r} is a file of something else: a line of it is {line[:40]!r}. It stays "
+                    "as it is: give the path of a new file, or of one that a sweep has written.",
+                    path=store.path,
+                )
+            try:
+                entry = json.loads(line)
+                store.known[entry["key"]] = [float(value) for value in entry["values"]]
+            except (ValueError, KeyError, TypeError):
+                continue  # cut off by a kill: computed again
         return store
 
     def fill(self, values: Tensor, index: int, spec: HookSpec) -> bool:
@@ -60,11 +77,25 @@ class Store:
         return True
 
     def add(self, spec: HookSpec, values: Tensor) -> None:
-        """Write a finished cell."""
+        """Write a finished cell.
+
+        Raises:
+            InputError: there is no room for it, or no way to the file any more; those before are in it.
+        """
         line = json.dumps({"key": self._key(spec), "values": values.tolist()})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" * self.torn + line + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" * self.torn + line + "\n")
+        except OSError as error:
+            raise self._unwritable(error) from error
         self.torn = False
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"store={str(self.path)!r} cannot be written: {error.strerror or error}. Cells that are in it are kept and "
+            "not computed again; make room, or give a path that can be written.",
+            path=self.path,
+        )
 
     def _key(self, spec: HookSpec) -> str:
         return digest([self.context, *(entry_key(entry) for entry in spec.entries)])

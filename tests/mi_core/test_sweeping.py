@@ -163,6 +163,45 @@ def test_finished_cells_are_read_and_not_run_again(tmp_path: Path, monkeypatch: 
         small().sweep([1, 2, 3], grid, lambda logits: logits[:, 0], store=store)
 
 
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", bytes(range(256)), b'{"a": 1}\n'])
+def test_a_file_of_something_else_is_no_store_and_stays_as_it_was(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="a file of something else"):
+        small().sweep([1, 2, 3], [mi.HookSpec()], mi.logit(3), store=path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("path", ["", "missing/cells"])
+def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr("mi_core.plans.Plan.run", lambda *_: pytest.fail("run"))
+    with pytest.raises(InputError, match=r"cannot be written: (Is a directory|No such file or directory)"):
+        small().sweep([1, 2, 3], [mi.HookSpec()], mi.logit(3), store=tmp_path / path)
+
+
+def test_cells_that_found_room_are_kept_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, grid = tmp_path / "cells", mi.ablation_grid("blocks.*.attn.hook_z")
+    whole, room = Path.open, [4]
+
+    def full(path: Path, *how: Any, **more: Any) -> Any:
+        room[0] -= path == store
+        if room[0] < 0:
+            raise OSError(28, "No space left on device")
+        return whole(path, *how, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(InputError, match=r"cells' cannot be written: No space left on device.*kept"):
+            small().sweep([1, 2, 3], grid, mi.logit(3), store=store)
+    assert len(store.read_text().splitlines()) == 3
+    close(
+        small().sweep([1, 2, 3], grid, mi.logit(3), store=store).values,
+        small().sweep([1, 2, 3], grid, mi.logit(3)).values,
+    )
+
+
 def test_an_interrupted_sweep_keeps_what_was_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     import mi_core.sweeping as sweeping
 
