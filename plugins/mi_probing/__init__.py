@@ -2,6 +2,7 @@
 
 from mi_probing.causal_check import CausalCheck, causal_check
 from mi_probing.contrast import contrast_consistent, contrast_score
+from mi_probing.contrast_search import ContrastConsistent, contrast_search
 from mi_probing.examples import Examples
 from mi_probing.harvested import harvested_examples
 from mi_probing.methods import (
@@ -25,6 +26,7 @@ from mi_probing.tasks import Linear, Tasks
 __all__ = [
     "METHODS",
     "CausalCheck",
+    "ContrastConsistent",
     "Discriminant",
     "Estimator",
     "Examples",
@@ -44,6 +46,7 @@ __all__ = [
     "causal_check",
     "contrast_consistent",
     "contrast_score",
+    "contrast_search",
     "harvested_examples",
     "probing",
     "probing_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from mi_analyses.options import Device, DType, Html, Json, ModelName, Quantise, check_folders, deliver, numbers, place
 
-__all__ = ["probe"]
+__all__ = ["columns", "probe"]
 
 
 def probe(
@@ -45,7 +46,7 @@ def probe(
     Examples of one group are never on two sides of a split. Prints scores, layer by layer and position by position.
     """
     check_folders(html, json, save)
-    labels, groups, prompts = columns(examples)
+    labels, groups, [prompts] = columns(examples, ("LABEL", "PROMPT"))
     chosen = None if layers is None else [int(layer) for layer in numbers(layers, "--layers")]
 
     import mi_core as mi
@@ -71,18 +72,20 @@ def probe(
         typer.echo(f"wrote {save}: {best}")
 
 
-def columns(path: Path) -> tuple[list[str], list[str] | None, list[str]]:
-    """Labels, groups (None without a column of them) and prompts of a file.
+def columns(path: Path, names: Sequence[str]) -> tuple[list[str], list[str] | None, list[list[str]]]:
+    """Labels, groups (None without a column of them) and each column of prompts of a file.
 
     Raises:
-        BadParameter: lines of other than two or three columns.
+        BadParameter: lines of other columns than ``names``, with a group behind the first or without.
     """
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
-    widths = {len(row) for row in rows}
-    if widths not in ({2}, {3}):
+    widths, plain = {len(row) for row in rows}, len(names)
+    if widths not in ({plain}, {plain + 1}):
         seen = ", ".join(map(str, sorted(widths))) or "none"
         raise typer.BadParameter(
-            f"{str(path)!r} has lines of {seen} columns: give LABEL<tab>PROMPT, or LABEL<tab>GROUP<tab>PROMPT, in all."
+            f"{str(path)!r} has lines of {seen} columns: give {'<tab>'.join(names)}, or "
+            f"{'<tab>'.join((names[0], 'GROUP', *names[1:]))}, in all."
         )
-    return [row[0] for row in rows], [row[1] for row in rows] if widths == {3} else None, [row[-1] for row in rows]
+    groups = [row[1] for row in rows] if widths == {plain + 1} else None
+    return [row[0] for row in rows], groups, [[row[at] for row in rows] for at in range(1 - plain, 0)]
