@@ -16,7 +16,7 @@ __all__ = ["Weights"]
 
 
 class Weights:
-    """The weights of a model: views, never copies, but for those that come from another device or from disk.
+    """The weights of a model: views, never copies, but for those that are quantised, on another device or on disk.
 
     ``model.weights["blocks.5.attn.W_O"]`` is ``[head d_head d_model]``; ``model.weights.stack("attn.W_O")`` has all
     layers, ``[layer head d_head d_model]``.

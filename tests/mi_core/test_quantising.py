@@ -175,9 +175,9 @@ def test_every_property_of_the_kit_holds(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_size_that_headers_give_is_the_size_in_memory(scheme: str, dtype: str) -> None:
-    model = mi.load(saved("qwen2_moe"), quantise=scheme, dtype=dtype, device="cpu")
+    model = mi.load(saved("deepseek_v3"), quantise=scheme, dtype=dtype, device="cpu")
     held = {id(tensor): tensor.nbytes for tensor in slots(model.module).values()}
-    found = mi.inspect(saved("qwen2_moe"), quantise=scheme)
+    found = mi.inspect(saved("deepseek_v3"), quantise=scheme)  # some of its biases are float32 in any dtype
     assert found.quantised[dtype] == sum(held.values())
     assert sum(held.values()) < 0.8 * found.memory[dtype]
     for tensor in slots(model.module).values():  # no view of the file, whose pages it would keep
