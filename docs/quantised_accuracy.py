@@ -1,4 +1,4 @@
-"""Writes the second table of ``docs/accuracy.md``: ``python docs/quantised_accuracy.py``. Half a minute.
+"""Writes the table of logits in ``docs/quantised.md``: ``python docs/quantised_accuracy.py``. Half a minute.
 
 Models with weights in eight bits, and in bfloat16 beside them, against float32: 8 rows of 24 tokens that the float32
 model has drawn itself. The first are trained; the others are the first example of a family, with random weights.
@@ -17,7 +17,7 @@ from torch import Tensor
 import mi_core as mi
 from mi_core.testing import subjects
 
-PAGE = Path(__file__).parent / "accuracy.md"
+PAGE = Path(__file__).parent / "quantised.md"
 TRAINED = ("tiny-world", "tiny-world-rwkv7")
 FAMILIES = ("llama", "gpt2", "gemma2", "qwen3_moe", "deepseek_v3", "rwkv7")
 ROWS, COLUMNS = 8, 24
