@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -37,7 +38,7 @@ class Lane(Protocol):
     def carry(
         self, values: Mapping[str, Tensor], free: Mark | None, stopped: Callable[[], bool] | None = None
     ) -> Carried:
-        """What can be done while others compute, in any thread, one at a time; not to its end once it is ``stopped``.
+        """What can be done while others compute, in any thread; not to its end once it is ``stopped``.
 
         Without ``stopped``, in the thread that computes, which needs it now.
         """
@@ -92,6 +93,8 @@ class Beside:
         self._pieces: list[Tensor] = []
         self._copied: list[Mark | None] = [None, None]
         self._left: Mark | None = None
+        self._turn = threading.Lock()
+        """Who asks for weights that are not on their way waits for those that are: the pieces are there once."""
 
     def free(self) -> Mark | None:
         """The place in the computation where the last weights were let go."""
@@ -103,7 +106,7 @@ class Beside:
         """Copy to the device, as ``tensor.to`` would lay it out there; the host waits for locked memory only."""
         if free is not None:
             free.synchronize()
-        with self.side.beside():
+        with self._turn, self.side.beside():
             there = replaced(values, lambda value: self._sent(value, stopped))
             return Carried(there, self.side.mark())
 

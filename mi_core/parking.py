@@ -28,7 +28,8 @@ class Parking:
         self.device, self._side = device, side
         self._put: dict[int, Stream] = {}
         self._waiting: dict[int, Stream] = {}
-        self._coming: dict[int, tuple[Stream, Mark]] = {}
+        self._coming: dict[int, tuple[Stream, Stream, Mark]] = {}
+        """By the id of what waits, as in the others: what waits, so that nothing else gets its id, and what comes."""
         self._last: Mark | None = None
 
     def put(self, stream: Stream) -> Stream:
@@ -53,7 +54,7 @@ class Parking:
         for stream in streams:
             self._waiting.pop(id(stream.resid), None)
             begun = id(stream.resid) in self._coming
-            there, mark = self._coming.pop(id(stream.resid)) if begun else self._begun(side, stream)
+            _, there, mark = self._coming.pop(id(stream.resid)) if begun else self._begun(side, stream)
             side.wait(mark)
             here.append(each(there, lambda value: used(side, value)))
         for key in list(self._waiting)[: max(0, len(streams) - len(self._coming))]:
@@ -77,9 +78,9 @@ class Parking:
         self.turn()
         self._waiting.clear()
 
-    def _begun(self, side: SideStream, stream: Stream) -> tuple[Stream, Mark]:
+    def _begun(self, side: SideStream, stream: Stream) -> tuple[Stream, Stream, Mark]:
         with side.beside():
-            return each(stream, lambda value: sent(side, value, self.device)), side.mark()
+            return stream, each(stream, lambda value: sent(side, value, self.device)), side.mark()
 
 
 def each(stream: Stream, function: Callable[[Tensor], Tensor]) -> Stream:

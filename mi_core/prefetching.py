@@ -93,9 +93,8 @@ class Courier:
             self.drop()
             raise
         for journey in self._journeys:
-            passed = next((at for at, stop in enumerate(journey) if stop.parcel is parcel), None)
-            if passed is not None:
-                del journey[: passed + 1]
+            if journey and journey[0].parcel is parcel:
+                del journey[0]
         self._begin_next()
         return values
 

@@ -1,6 +1,7 @@
 """Weights on their way to a device: they arrive as they were, and nobody overtakes a copy."""
 
 import mmap
+import threading
 
 import pytest
 import torch
@@ -65,6 +66,31 @@ def test_the_next_weights_are_copied_when_the_last_that_left_are_no_longer_used(
     lane.carry(values, lane.free())
     assert side.log[0] == ("host waits", None), "for the mark that was made when they left"
     assert side.log[1][0] == "copy"
+
+
+def test_who_asks_for_other_weights_waits_for_those_that_are_on_their_way(monkeypatch):
+    monkeypatch.setattr(lanes, "PIECE", 8)
+    lane, reached, going_on = Beside(HOST, Late()), threading.Event(), threading.Event()
+    sent = [{"a": torch.arange(50.0)}, {"a": torch.arange(50.0) + 50}]
+    carried = {}
+
+    def midway():
+        reached.set()
+        return not going_on.wait(10)
+
+    def carry(number, stopped):
+        carried[number] = lane.carry(sent[number], None, stopped)
+
+    threads = [threading.Thread(target=carry, args=(number, midway if number == 0 else None)) for number in (0, 1)]
+    threads[0].start()
+    assert reached.wait(10)
+    threads[1].start()
+    threads[1].join(0.05)
+    assert threads[1].is_alive()
+    going_on.set()
+    for number, thread in enumerate(threads):
+        thread.join(10)
+        assert torch.equal(lane.arrive(carried[number])["a"], sent[number]["a"])
 
 
 def test_what_is_dropped_is_not_carried_to_its_end(monkeypatch):

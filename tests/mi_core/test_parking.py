@@ -1,5 +1,7 @@
 """Streams of runs side by side wait on the host: nobody reads one before it is there, and the next ones come early."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
@@ -81,6 +83,16 @@ def test_streams_that_nobody_takes_are_forgotten():
     parking.turn()
     assert (parking._waiting, parking._coming, parking._put) == ({}, {}, {})
     assert same(parking.back([other], HOST)[0], stream(1))
+
+
+def test_what_comes_is_never_taken_for_another_stream():
+    parking = Parking(HOST, Late())
+    one, other = (parking.put(stream(value)) for value in range(2))
+    parking.turn()
+    parking.back([one], HOST)
+    known = weakref.ref(other.resid)
+    del other
+    assert known() is not None, "a stream made now may get the id of one that is no more"
 
 
 def test_without_a_side_stream_everything_is_copied_at_once():

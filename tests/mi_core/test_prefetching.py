@@ -159,6 +159,15 @@ def test_the_next_layer_is_on_its_way_while_one_computes(whole):
     assert order == ["blocks.0", "blocks.2", "blocks.3"]
 
 
+def test_weights_that_an_intervention_looks_at_leave_what_comes_next(whole):
+    model = placed(whole)
+    order, most = watched(model)
+    model.run(IDS, mi.intervene("blocks.1.hook_resid_post", mi.Apply(lambda x: x + model.weights["embed.W_E"][0])))
+    layers = [f"blocks.{layer}" for layer in range(LAYERS)]
+    assert order == ["outside", *layers[:3], "outside", *layers[3:], "outside"]
+    assert most[0] == 2
+
+
 def test_a_run_that_stops_early_brings_nothing_behind(whole):
     model = placed(whole)
     model.run(IDS, mi.capture("blocks.1.hook_resid_post"), logits=None)
