@@ -203,6 +203,8 @@ class ModelShape:
     """Why :attr:`Batch.positions` are read nowhere, so that ``position_ids`` are refused; empty where they are read."""
     parts: bool = False
     """Whether blocks take calls in parts (:attr:`Batch.parts`): sweeps then run all live tokens of a layer at once."""
+    wide_stream: bool = False
+    """Whether the stream is float32 whatever the model's dtype, as state-space models are trained."""
     numbers: int | None = None
     """How many numbers it reads at each position, in place of a token id: :attr:`Batch.inputs` then has a last dim."""
 

@@ -41,14 +41,26 @@ NORMED_READINGS = ("qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text",
 differences are parts of the largest number there. In double precision they are held to what all others are."""
 
 
+WITHOUT_ATTENTION = ("falcon_mamba", "mamba", "mamba2")
+"""Families without a layer that has a pattern; what the reference lists of streams begins behind the first layer."""
+LEAKING = ("falcon_mamba-1", "mamba-1", "mamba2-1")
+"""Examples in which biases reach the reference's convolution at pads, so that pads on the left change its numbers."""
+
+
 def scale_of(name: str, theirs: Tensor) -> float:
     """What a difference is a part of."""
     return max(1.0, theirs.abs().max().item()) if name.rpartition("-")[0] in NORMED_READINGS else 1.0
 
 
+def listed_stream(name: str) -> str:
+    """Which stream of a layer the reference lists."""
+    return "hook_resid_post" if name.rpartition("-")[0] in WITHOUT_ATTENTION else "hook_resid_pre"
+
+
 def attending(model: Any) -> list[int]:
     """The layers that have a pattern, as the reference lists them."""
-    return [point.layer for point in model.hook_points("blocks.*.attn.hook_pattern")]
+    has = any(site.name == "attn.hook_pattern" for site in model.backend.sites())
+    return [point.layer for point in model.hook_points("blocks.*.attn.hook_pattern")] if has else []
 
 
 def attention(name: str) -> str:
@@ -63,7 +75,9 @@ def as_routed(name: str, logits: Tensor) -> Tensor:
 
 
 def pattern_points(name: str) -> list[str]:
-    """What must be captured to compare patterns."""
+    """What must be captured to compare patterns; where there are none, what the recurrence reads."""
+    if name.rpartition("-")[0] in WITHOUT_ATTENTION:
+        return ["blocks.*.mixer.hook_wkv"]
     points = ["blocks.*.attn.hook_pattern", "blocks.*.attn.hook_sink"]
     return points if name.rpartition("-")[0] in UNSHARED else points[:1]
 

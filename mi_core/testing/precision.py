@@ -52,7 +52,7 @@ def check_bfloat16_stays_close(subject: Subject) -> None:
         expect_equal(other.logits, plain, "capturing changed the logits in bfloat16", call=call, tolerance=CLOSE)
         for point in subject.points:
             if point.name in other:
-                check_dtype(point, one, other, call)
+                check_dtype(point, one, other, call, wide_stream=subject.model.shape.wide_stream)
 
     for_examples(holds, prompt=prompts(subject))
 
@@ -63,7 +63,7 @@ def routed_like(run: Run) -> HookSpec:
     return intervene(routers, Replace(run)) if routers else HookSpec()
 
 
-def check_dtype(point: Point, wide: Run, narrow: Run, call: str) -> None:
+def check_dtype(point: Point, wide: Run, narrow: Run, call: str, *, wide_stream: bool) -> None:
     """The dtype of one site in each model."""
     seen, reference = narrow[point.name].dtype, wide[point.name].dtype
     if not seen.is_floating_point:
@@ -76,6 +76,7 @@ def check_dtype(point: Point, wide: Run, narrow: Run, call: str) -> None:
         wanted=torch.float32,
         call=call,
     )
-    wanted = (torch.bfloat16,) if point.site.name in STREAM else (torch.bfloat16, torch.float32)
+    narrow_only = point.site.name in STREAM and not wide_stream
+    wanted = (torch.bfloat16,) if narrow_only else (torch.bfloat16, torch.float32)
     what = f"{point.name} comes in a dtype in which a bfloat16 model does not compute it."
     expect(seen in wanted, what, seen=seen, wanted=" or ".join(map(str, wanted)), call=call)

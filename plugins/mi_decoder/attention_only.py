@@ -1,4 +1,4 @@
-"""Layers without a channel part: what is left of a transformer in the first toy models of circuits."""
+"""Layers without a channel part: those of state-space models, and of the first toy models of circuits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class AttentionLayer:
 
     mixer: Mixer
     ln1: Norm | None = None
+    wide_stream: bool = False
+    """Whether the stream is float32 whatever the model's dtype (see `Decoder`): the norm reads it rounded.
+
+    Source: transformers 5.24, MambaBlock.
+    """
 
     def build(self, d_model: int) -> AttentionBlock:
         """The module."""
@@ -35,10 +40,15 @@ class AttentionBlock(DecoderBlock):
     residual = Residual("sequential")
     order = ("hook_resid_pre", "split_inputs", "ln1", "mixer", "hook_attn_out", "hook_resid_post")
 
+    def __init__(self, spec: AttentionLayer, d_model: int) -> None:
+        super().__init__(spec, d_model)
+        self.wide_stream = spec.wide_stream
+
     def forward(self, stream: Stream, batch: Batch, tap: Tap, memory: Memory | None) -> tuple[Stream, Memory | None]:
         """The stream behind the layer."""
         resid: Tensor = stream.resid
-        out, memory, _ = self.mixed(resid, batch, tap, memory)
+        read = resid.to(next(self.parameters()).dtype) if self.wide_stream else resid
+        out, memory, _ = self.mixed(read, batch, tap, memory)
         out = tap("hook_attn_out", out)
         if out.shape[1] != resid.shape[1]:
             resid = batch.kept(resid)

@@ -47,6 +47,8 @@ class Decoder:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     """What logits are squeezed below, after their scale."""
+    wide_stream: bool = False
+    """Whether the stream is float32 whatever the model's dtype. Source: transformers 5.24, ``residual_in_fp32``."""
 
     def build(self) -> DecoderBackend:
         """The backend."""
@@ -79,6 +81,7 @@ class DecoderBackend(nn.Module):
             residual=tuple(layer.residual for layer in layers),
             no_positions="" if spec.positions is not None or any(map(reads_positions, layers)) else COUNTED,
             parts=all(getattr(layer, "takes_parts", False) for layer in layers),
+            wide_stream=spec.wide_stream,
         )
 
     @property
@@ -94,6 +97,7 @@ class DecoderBackend(nn.Module):
         projection, positions = self._parameters["embed_proj_weight"], self.spec.positions
         embedded = embedded if projection is None else linear(embedded, projection)
         embedded = tap("hook_embed", self.normed(embedded, tap))
+        embedded = wide(embedded) if self.spec.wide_stream else embedded
         if positions is None:
             return Stream(embedded)
         added: Tensor = positions.embedding(self._parameters["pos_embed_weight"], batch, embedded)
@@ -107,7 +111,8 @@ class DecoderBackend(nn.Module):
     def unembed(self, resid: Float[Tensor, "*batch d_model"], tap: Tap) -> Float[Tensor, "*batch d_vocab"]:
         """Final norm, unembedding, then scale and soft-cap."""
         norm: Any = self.ln_final
-        normed = tap("unembed.hook_in", resid if norm is None else norm.normalise(resid, tap))
+        normed = resid if norm is None else norm.normalise(resid, tap)
+        normed = tap("unembed.hook_in", normed.to(self.unembed_weight.dtype) if self.spec.wide_stream else normed)
         spec, projection = self.spec, self._parameters["unembed_proj_weight"]
         normed = normed if projection is None else linear(normed, projection)
         logits = tap("unembed.hook_out", linear(normed, self.unembed_weight, self._parameters["unembed_bias"]))
@@ -178,6 +183,11 @@ class DecoderBackend(nn.Module):
     def folded(self, transformations: Collection[str]) -> DecoderBackend:
         """A copy with these transformations done."""
         return folded_copy(self, transformations)
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32, or float64 where it is."""
+    return x if x.dtype is torch.float64 else x.float()
 
 
 def reads_positions(layer: Any) -> bool:

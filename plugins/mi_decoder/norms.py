@@ -85,7 +85,8 @@ class RMSNormModule(nn.Module):
         weight = self._parameters["weight"]  # spares a Python call
         if self.rows is None and (x.dtype is torch.float32 or x.dtype is torch.float64):
             # one fused kernel, bit-equal to the reference's order on CPU
-            return torch.rms_norm(x, self.dims, None if weight is None else self.gain.factor(weight), self.eps)
+            factor = None if weight is None else self.gain.factor(weight).to(x.dtype)
+            return torch.rms_norm(x, self.dims, factor, self.eps)
         return self.written_out(x)
 
     def written_out(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["Compared", "compare", "cumulative", "in_chunks", "one_after_the_other"]
+__all__ = ["Compared", "boundaries_of", "compare", "cumulative", "in_chunks", "one_after_the_other"]
 
 BLOCK = 4
 """Tokens that are compared pair by pair where decays are strong."""
@@ -61,6 +61,17 @@ class Compared:
     """As what they write is left at the chunk's end."""
     kept: Float[Tensor, "batch head chunk _ 1"]
     """What is left at the chunk's end of the state at its start, of each channel or of all."""
+
+
+def boundaries_of(
+    chunks: Compared, v: Float[Tensor, "batch head chunk token d_value"], state: Float[Tensor, "batch head _ d_value"]
+) -> Float[Tensor, "batch head boundary _ d_value"]:
+    """The states before each chunk and behind the last, where nothing is removed."""
+    added = chunks.writers.mT @ v
+    states = [state]
+    for place in range(v.shape[2]):
+        states.append(chunks.kept[:, :, place] * states[-1] + added[:, :, place])
+    return torch.stack(states, 2)
 
 
 def compare(

@@ -16,7 +16,7 @@ from torch.nn.functional import linear, silu, softplus
 from mi_core.blueprint import empty
 from mi_core.protocols import Batch, Memory, Tap
 from mi_recurrent.convolution import convolved
-from mi_recurrent.memory import Snapshots, behind, cuts, recall
+from mi_recurrent.memory import recall
 from mi_recurrent.mixer import RecurrentMixer, wide
 from mi_recurrent.wkv7 import WKV7
 
@@ -94,12 +94,7 @@ class GatedDeltaNetModule(RecurrentMixer):
         inputs = (r, log_decay, erased * self.gate(k, tap), wide(v), -k * log_decay.exp(), erased)
         read, state, recurred = self.recurred(inputs, inputs[3], past.get("state"), batch, tap)
         z = self.gated(read, x, tap)
-        remembered = None
-        if shift is not None:
-            length, index = cuts(batch, x.shape[1])
-            kept = recurred.end[:, None] if recurred.states is None else behind(state, recurred.states, index)
-            remembered = Snapshots({"state": kept, "shift": shift}, length)
-        return self.output(z, batch, tap), remembered
+        return self.output(z, batch, tap), self.snapshots(state, recurred, shift, batch, x.shape[1])
 
     def key_heads(self, x: Float[Tensor, "batch pos channel"]) -> Float[Tensor, "batch pos key_head d_key"]:
         """Split into the heads of queries and keys."""

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from mi_core.errors import MemoryMismatch
 from mi_core.protocols import Batch, Site, Tap
+from mi_recurrent.memory import Snapshots, behind, cuts
 from mi_recurrent.recurring import Kernel, Recurred, every_column_is_real, pads, recur
 from mi_recurrent.sites import STATE, recurrent_site
 
@@ -61,6 +62,16 @@ class RecurrentMixer(nn.Module):
         read = found.read + self.reweighted(turned, values.transpose(1, 2), batch, tap)
         return tap("mixer.hook_wkv", read.transpose(1, 2)), state, found
 
+    def snapshots(
+        self, state: Tensor, found: Recurred, shift: Tensor | None, batch: Batch, columns: int
+    ) -> Snapshots | None:
+        """What is remembered: states, and the inputs of a convolution that it kept (``shift``), which says whether."""
+        if shift is None:
+            return None
+        length, index = cuts(batch, columns)
+        kept = found.end[:, None] if found.states is None else behind(state, found.states, index)
+        return Snapshots({"state": kept, "shift": shift}, length)
+
     def reweighted(
         self, inputs: Sequence[Tensor], values: Float[Tensor, "batch head pos d_value"], batch: Batch, tap: Tap
     ) -> Tensor | float:
@@ -93,7 +104,9 @@ class RecurrentMixer(nn.Module):
     ) -> Float[Tensor, "batch kept d_model"]:
         """Through W_O, in the columns that somebody needs."""
         z = batch.kept(tap("mixer.hook_z", z)).flatten(2)
-        return tap("mixer.hook_out", linear(z, self.get_parameter("output_weight")))
+        return tap(
+            "mixer.hook_out", linear(z, self.get_parameter("output_weight"), self._parameters.get("output_bias"))
+        )
 
     def site_sizes(self) -> dict[str, int]:
         """The sizes of its sites' dims."""

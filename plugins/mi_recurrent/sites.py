@@ -20,6 +20,10 @@ RECURRENT: Mapping[str, tuple[tuple[str, ...], str]] = {
     "mixer.hook_log_decay": (HEADS, "log of what the state is multiplied by: float32, at most 0"),
     "mixer.hook_a": (HEADS, "how much of what lies along the removal key is removed (in-context learning rate)"),
     "mixer.hook_v_mix": (HEADS, "the share of the first layer's value in the value"),
+    "mixer.hook_dt": (
+        ("batch", "pos", "head"),
+        "the step size: how long the token acts on the state; it scales decay and write",
+    ),
     "mixer.hook_beta": (
         ("batch", "pos", "head"),
         "how much of what the token writes is written, and of what lies along its key removed (delta rule)",
@@ -55,6 +59,16 @@ RECURRENT: Mapping[str, tuple[tuple[str, ...], str]] = {
 ALSO: Mapping[str, tuple[str, ...]] = {"mixer.hook_log_decay": ("mixer.hook_decay",)}
 """candle-mi's names, where they differ. Its decay of version 7 is the logarithm too, that of 6 its exponential."""
 ON_DEMAND = ("mixer.hook_state", "mixer.hook_effective_attn")
+BY_HEAD: Mapping[str, tuple[str, ...]] = {
+    SHIFT: ("batch", "pos", "lag", "d_conv"),
+    **dict.fromkeys(("mixer.hook_r", "mixer.hook_k"), ("batch", "pos", "head", "d_key")),
+    **dict.fromkeys(
+        ("mixer.hook_v", "mixer.hook_g", "mixer.hook_wkv", "mixer.hook_bonus", "mixer.hook_z"),
+        ("batch", "pos", "head", "d_value"),
+    ),
+    "mixer.hook_log_decay": ("batch", "pos", "head"),
+}
+"""Keys and values of their own widths, one decay for a head, a convolution in place of the shift."""
 OTHER_DIMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     # one weight for each channel, and no matrix: numerator, denominator, scale
     "channels": {
@@ -62,25 +76,28 @@ OTHER_DIMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "mixer.hook_effective_attn": ("batch", "d_head", "query_pos", "key_pos"),
     },
     "heads": {},
-    # delta nets: keys and values of their own widths, one decay for a head, a convolution in place of the shift
-    "delta": {
-        SHIFT: ("batch", "pos", "lag", "d_conv"),
-        **dict.fromkeys(("mixer.hook_r", "mixer.hook_k"), ("batch", "pos", "head", "d_key")),
-        **dict.fromkeys(
-            ("mixer.hook_v", "mixer.hook_g", "mixer.hook_wkv", "mixer.hook_z"), ("batch", "pos", "head", "d_value")
-        ),
-        "mixer.hook_log_decay": ("batch", "pos", "head"),
-    },
+    "delta": BY_HEAD,
+    "ssm": BY_HEAD,
+    # every number of a state has its own decay
+    "selective": {**BY_HEAD, "mixer.hook_log_decay": ("batch", "pos", "head", "d_key")},
+}
+CONVOLVED = "what positions leave for the next ones' convolution, the oldest first; a write acts from there on"
+STATE_SPACE: Mapping[str, str] = {
+    SHIFT: CONVOLVED,
+    "mixer.hook_r": "C: what the state is read with",
+    "mixer.hook_k": "B times the step size: keys as they are written",
+    "mixer.hook_v": "values as they are written: what the convolution gives",
+    "mixer.hook_bonus": "what the token's own value adds: D times it",
 }
 OTHER_MEANINGS: Mapping[str, Mapping[str, str]] = {
-    "delta": {
-        SHIFT: "what positions leave for the next ones' convolution, the oldest first; a write acts from there on",
-    },
+    "delta": {SHIFT: CONVOLVED},
+    "ssm": STATE_SPACE,
+    "selective": STATE_SPACE,
 }
 
 
 def recurrent_site(name: str, kind: str, sizes: Mapping[str, int], replace_only: str = "") -> Site:
-    """The site ``name``, of a ``kind`` of mixer: ``"heads"``, ``"channels"`` (each a recurrence), ``"delta"``."""
+    """The site ``name``, of a ``kind`` of mixer: ``"heads"``, ``"channels"`` (each a recurrence), ``"delta"`` ..."""
     dims, meaning = RECURRENT[name]
     dims, meaning = OTHER_DIMS[kind].get(name, dims), OTHER_MEANINGS.get(kind, {}).get(name, meaning)
     register = name == SHIFT and "lag" in dims

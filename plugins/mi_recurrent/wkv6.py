@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_recurrent.chunks import compare, in_chunks, one_after_the_other
+from mi_recurrent.chunks import boundaries_of, compare, in_chunks, one_after_the_other
 
 __all__ = ["WKV6"]
 
@@ -42,11 +42,7 @@ class WKV6:
         """All tokens: what each reads, and the states before each chunk and behind the last."""
         r, log_decay, v, own, gated = (in_chunks(x, self.size) for x in inputs)
         chunk = compare((r,), (), (gated,), log_decay)
-        added = chunk.writers.mT @ v
-        states = [state]
-        for place in range(v.shape[2]):
-            states.append(chunk.kept[:, :, place] * states[-1] + added[:, :, place])
-        boundaries = torch.stack(states, 2)
+        boundaries = boundaries_of(chunk, v, state)
         read = chunk.products @ v + (r * own).sum(-1, keepdim=True) * v + chunk.readers @ boundaries[:, :, :-1]
         return one_after_the_other(read, inputs[0].shape[2]), boundaries
 

@@ -20,7 +20,7 @@ import test_parity as parity
 import test_toy_models as toys
 import transformers
 from checkpoints import reference, reference_run, save
-from family_examples import NORMED_READINGS, YOUNG, examples_of
+from family_examples import NORMED_READINGS, WITHOUT_ATTENTION, YOUNG, examples_of, pattern_points
 
 import mi_core as mi
 from mi_core.testing import run_checks, subjects
@@ -55,10 +55,11 @@ def in_bfloat16(names: list[str]) -> str:
         theirs = reference(parity.EXAMPLES[name], dtype="bfloat16")
         wanted = reference_run(theirs, parity.tokens()).logits.float()
         # somebody looks at the pattern, so that both compute scores step by step
-        looked = mi.capture("blocks.*.attn.hook_pattern")
+        looked = mi.capture(pattern_points(name))
         ours = mi.load(str(save(theirs, Path(mkdtemp())))).run(parity.tokens(), looked).logits.float()
         worst = max(worst, ((ours - wanted).abs().max() / wanted.abs().max()).item())
-    return f"within {100 * worst:.1f} % of the largest logit" if worst else "the same bits, with explicit scores"
+    how = "" if names[0].rpartition("-")[0] in WITHOUT_ATTENTION else ", with explicit scores"
+    return f"within {100 * worst:.1f} % of the largest logit" if worst else f"the same bits{how}"
 
 
 def in_float64(family: str) -> str:

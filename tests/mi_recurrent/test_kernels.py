@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mi_recurrent.gated_linear import GatedLinear
 from mi_recurrent.recurring import Kernel, states_of, stepwise
 from mi_recurrent.wkv4 import WKV4
 from mi_recurrent.wkv6 import WKV6
 from mi_recurrent.wkv7 import WKV7
 
 KERNELS: dict[str, Kernel] = {"4": WKV4(), "6": WKV6(), "7": WKV7(), "6 by head": WKV6(), "7 by head": WKV7()}
-"""By version; and where the state decays as a whole, as in gated delta nets."""
+KERNELS |= {"state space": GatedLinear(), "state space by head": GatedLinear()}
+"""By version; and where the state decays as a whole, as in gated delta nets and Mamba-2."""
 SIZES = (2, 3, 8)
 """Rows, heads, channels of a head."""
 DECAYS = {"usual": 1.0, "none": 0.0, "weak": 1e-3, "strong": 30.0, "very strong": 1000.0}
@@ -33,13 +35,15 @@ def inputs_of(name: str, pos: int, decay: str, seed: int, parallel: bool) -> lis
     gate = torch.rand(*shape[:3], 1, generator=torch.Generator().manual_seed(seed)) * 2
     log_decay = -DECAYS[decay] * torch.rand(shape, generator=torch.Generator().manual_seed(seed + 5))
     if name.endswith("by head"):
-        name, log_decay = name[0], log_decay[..., :1]
+        name, log_decay = name.removesuffix(" by head"), log_decay[..., :1]
     if parallel:
         k = draw((*SIZES[:2], 1, SIZES[2]), seed) + 1e-3 * k
     if name == "4":
         return [log_decay, 4 * k, v, 4 * k + draw(shape, seed + 7), gate.expand(shape)]
     if name == "6":
         return [r, log_decay, v, k * 0.3, k * gate]
+    if name == "state space":
+        return [r, log_decay, k * gate, v]
     # removal keeps a state from growing only if it is along a unit vector, with a share of at most one
     kk = torch.nn.functional.normalize(k, dim=-1)
     share = torch.ones(shape) if parallel else torch.rand(shape, generator=torch.Generator().manual_seed(seed + 8))
@@ -103,7 +107,7 @@ def test_effective_attention_times_values_is_what_is_read(name: str, pos: int, d
     if name == "4":  # every channel is a head
         inputs = [x[:, :1] for x in inputs]
     read, _ = kernel.chunked(inputs, kernel.empty(inputs[0], SIZES[2]))
-    pattern, values = kernel.pattern(inputs), inputs[{"4": 2, "6": 2, "7": 3}[name[0]]]
+    pattern, values = kernel.pattern(inputs), inputs[{"4": 2, "6": 2, "7": 3, "s": 3}[name[0]]]
     product = torch.einsum("bcqk,bhkc->bhqc", pattern, values) if name == "4" else pattern @ values
     near(product, read, "weights times values")
     assert bool((pattern.triu(1) == 0).all())

@@ -17,7 +17,7 @@ CHECKS = [
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-@pytest.mark.parametrize("family", ["rwkv", "rwkv5", "rwkv6", "rwkv7"])
+@pytest.mark.parametrize("family", ["rwkv", "rwkv5", "rwkv6", "rwkv7", "mamba", "mamba2"])
 def test_recurrence_has_the_properties_of_the_kit(family: str, check: Check) -> None:
     subject = subjects(family)[0]
     with effort(2, shrink=False):

@@ -1,0 +1,110 @@
+"""Mamba-2 (Codestral Mamba and others), and everything else that ships as ``model_type: mamba2``.
+
+Traits: no attention and no MLP; heads with a state that decays as a whole, a short convolution, a norm behind the gate.
+Source: Dao and Gu 2024, arXiv:2405.21060; transformers 5.24, models/mamba2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from mi_core.blueprint import Blueprint
+from mi_core.config import Config
+from mi_core.errors import BadConfig
+from mi_core.hookspecs import hookimpl
+from mi_decoder import RMSNorm
+from mi_decoder.attention_only import AttentionLayer
+from mi_decoder.fused import side_by_side
+from mi_decoder.translation import Source, blueprint, decoder
+from mi_recurrent import Mamba2
+from mi_recurrent.mamba_config import INERT, MAMBA_NAMES
+
+__all__ = ["mi_family", "mi_family_examples"]
+
+ENDLESS = (None, "Infinity", "inf", {"__float__": "Infinity"})
+"""How files spell that there is no limit. Source: transformers 5.24, PreTrainedConfig.to_json_string."""
+
+
+@hookimpl
+def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
+    """A decoder of mixers alone."""
+    norm = RMSNorm(config.number("layer_norm_epsilon", default=1e-5, at_least=0.0))
+    mixer, wide = mixer_of(config, norm.eps), config.flag("residual_in_fp32", default=True)
+    model = decoder(config, AttentionLayer(mixer, norm, wide), norm, None, wide_stream=wide)
+    d_inner, shared = mixer.n_heads * mixer.d_value, mixer.n_groups * mixer.d_state
+    gate, inner, step = side_by_side([d_inner, d_inner + 2 * shared, mixer.n_heads])
+    fused = "backbone.layers.*.mixer.in_proj"
+    names: dict[str, Source] = {
+        **MAMBA_NAMES,
+        "layers.*.mixer.output_gate": (fused, gate),
+        "layers.*.mixer.inner": (fused, inner),
+        "layers.*.mixer.step": (fused, step),
+        "layers.*.mixer.decay_bias": "backbone.layers.*.mixer.dt_bias",
+        "layers.*.mixer.norm": "backbone.layers.*.mixer.norm",
+    }
+    tied = config.flag("tie_word_embeddings", default=False)
+    inert = {**INERT, "time_step_rank": "there are step sizes for each head, from the input itself"}
+    return blueprint(model, tensors, tied=tied, names=names, prefix="backbone.", inert=inert)
+
+
+def mixer_of(config: Config, eps: float) -> Mamba2:
+    """The mixer of a layer.
+
+    Raises:
+        BadConfig: heads that do not fill the width, or that groups do not divide.
+    """
+    n_heads, d_value = config.size("num_heads", default=128), config.size("head_dim", default=64)
+    n_groups, d_inner = (
+        config.size("n_groups", default=8),
+        config.size("expand", default=2) * config.size("hidden_size"),
+    )
+    if n_heads * d_value != d_inner or n_heads % n_groups:
+        raise BadConfig(
+            f"{config.where}: 'num_heads' times 'head_dim' is {n_heads * d_value!r}: it must be 'expand' times "
+            f"'hidden_size' ({d_inner!r}), and the heads a multiple of 'n_groups' ({n_groups!r}).",
+            path=config.where,
+            key="num_heads",
+        )
+    config.choice("hidden_act", ("silu",), default="silu")
+    return Mamba2(
+        n_heads,
+        d_value,
+        config.size("state_size", default=128),
+        n_groups,
+        config.size("conv_kernel", default=4, at_least=2),
+        bias=config.flag("use_bias", default=False),
+        conv_bias=config.flag("use_conv_bias", default=True),
+        eps=eps,
+        limits=limits(config),
+    )
+
+
+def limits(config: Config) -> tuple[float, float]:
+    """Between what step sizes are kept.
+
+    Raises:
+        BadConfig: no pair of numbers, the smaller first.
+    """
+    found = config.get("time_step_limit", [0.0, math.inf])
+    pair = [math.inf if limit in ENDLESS else limit for limit in found or ()]
+    if len(pair) != 2 or not all(isinstance(limit, int | float) for limit in pair) or not pair[0] <= pair[1]:
+        raise BadConfig(
+            f"{config.where}: 'time_step_limit' is {found!r}, it must be two numbers, the smaller first.",
+            path=config.where,
+            key="time_step_limit",
+        )
+    return float(pair[0]), float(pair[1])
+
+
+@hookimpl
+def mi_family_examples() -> Sequence[Mapping[str, Any]]:
+    """Tiny configs: groups and limits; one group, biases, no bias of the convolution, tied."""
+    tiny = {"model_type": "mamba2", "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8}
+    return (
+        tiny | {"num_heads": 4, "head_dim": 16, "n_groups": 2, "time_step_limit": [0.1, 0.9]},
+        tiny
+        | {"num_heads": 8, "head_dim": 8, "n_groups": 1, "conv_kernel": 3, "use_bias": True, "use_conv_bias": False}
+        | {"tie_word_embeddings": True},
+    )
