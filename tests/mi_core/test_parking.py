@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from late_copies import Late
+from late_copies import Late, LateMark
 
 from mi_core.abreast import abreast
 from mi_core.parking import Parking
@@ -86,10 +86,12 @@ def test_streams_that_nobody_takes_are_forgotten():
 
 
 def test_what_comes_is_never_taken_for_another_stream():
-    parking = Parking(HOST, Late())
+    side = Late()
+    parking = Parking(HOST, side)
     one, other = (parking.put(stream(value)) for value in range(2))
     parking.turn()
     parking.back([one], HOST)
+    side.reach(LateMark(side, len(side.copies)))
     known = weakref.ref(other.resid)
     del other
     assert known() is not None, "a stream made now may get the id of one that is no more"
