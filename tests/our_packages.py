@@ -10,7 +10,6 @@ PACKAGES = (
     "mi_analyses",
     "mi_dictionaries",
     "mi_graphs",
-    "mi_graphs",
     "mi_algzoo",
     "mi_probing",
     "mi_registry",
