@@ -63,10 +63,10 @@ class Model:
         self.points = Points(backend.sites(), backend.shape, name, self.provenance)
 
     def __repr__(self) -> str:
-        shape = self.shape
+        shape, how = self.shape, ", quantised" if self.provenance.quantised else ""
         return (
             f"Model({self.provenance.ref!r}, family {self.name!r}, {shape.n_layers} layers, d_model {shape.d_model}, "
-            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}{how})"
         )
 
     @property

@@ -190,6 +190,7 @@ def test_provenance_and_receipts_say_what_was_quantised() -> None:
 
     assert re.search(words, str(receipt))
     assert type(receipt).from_json(receipt.to_json()) == receipt
+    assert repr(quantised("llama")).endswith("on cpu, quantised)")
     assert quantised("llama").provenance.quantised != quantised("llama", "float8").provenance.quantised
     assert dequantised("llama").provenance.quantised == ""
 
