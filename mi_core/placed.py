@@ -49,12 +49,15 @@ class PlacedBackend(nn.Module):
         self.desk, self.numbers = desk, numbers
         self.device = torch.device(device_map.main)
         """Where inputs, logits and captures are."""
-        self.parking = None if self.device.type == "cpu" else Parking(self.device, side_stream(self.device))
-        """Where streams of runs side by side wait."""
         self.blocks: tuple[Block, ...] = tuple(
             PlacedBlock(block, torch.device(device_map.computed_on(unit)), self.device, offloaded.get(unit), numbers)
             for block, unit in zip(inner.blocks, layers.values(), strict=True)
         )
+
+    @cached_property
+    def parking(self) -> Parking | None:
+        """Where streams of runs side by side wait: on the host, if they are not there anyway."""
+        return None if self.device.type == "cpu" else Parking(self.device, side_stream(self.device))
 
     @property
     def shape(self) -> ModelShape:
