@@ -42,6 +42,7 @@ class StateSpaceModule(RecurrentMixer):
         *("mixer.hook_r", "mixer.hook_k", "mixer.hook_write_gate", "mixer.hook_state", "mixer.hook_effective_attn"),
         *("mixer.hook_wkv", "mixer.hook_bonus", "mixer.hook_g", "mixer.hook_z", "mixer.hook_out"),
     )
+    multiplies = ("inner", "output_gate", "output")
     keeps_norms = "has matrices whose names folding does not know yet"
 
     def __init__(

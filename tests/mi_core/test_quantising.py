@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import pytest
 import torch
@@ -22,17 +23,19 @@ from torch.nn.functional import linear
 import mi_core as mi
 from mi_core import plugins
 from mi_core.cli.main import command, main
+from mi_core.config import Config
 from mi_core.errors import InputError, LoadError, MiError, NotCompiled, NotSerialisable, UnsupportedAnalysis
+from mi_core.families import blueprint_of
 from mi_core.fill import assign, slots
 from mi_core.quantised_weight import QuantisedWeight
 from mi_core.quantising import Quantiser
 from mi_core.testing import Subject, checks
 
 SCHEMES = ("int8", "float8")
-FAMILIES = ("llama", "gpt2", "qwen2_moe", "deepseek_v3", "rwkv7", "qwen3_next")
+FAMILIES = ("llama", "gpt2", "qwen2_moe", "deepseek_v3", "rwkv7", "qwen3_next", "mamba2")
 IDS = [[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]]
 MATRICES = re.compile(
-    r"layers\.\d+\.(mixer\.(q|k|v|gate|o|q_down|q_up|kv_down|kv_up|receptance|key|value|qkv|output_gate|output)"
+    r"layers\.\d+\.(mixer\.(q|k|v|gate|o|q_down|q_up|kv_down|kv_up|receptance|key|value|qkv|inner|output_gate|output)"
     r"|channel\.(experts\.\d+\.|shared\.)?(gate|in|out|key|value))_weight"
 )
 
@@ -80,6 +83,18 @@ def test_every_point_is_that_of_the_dequantised_model(family: str, scheme: str) 
 def test_matrices_that_layers_multiply_by_are_quantised_and_nothing_else(family: str) -> None:
     for name, tensor in slots(quantised(family).module).items():
         assert isinstance(tensor, QuantisedWeight) == (MATRICES.fullmatch(name) is not None), name
+
+
+def test_decoders_of_every_family_say_what_most_of_their_layers_multiply_by() -> None:
+    for family, owner in plugins.names("mi_core.families").items():
+        plugin = plugins.plugin("mi_core.families", family)
+        if owner.startswith("mi-core") and not family.startswith("algzoo"):
+            config = Config(plugin.call("mi_family_examples")[0])
+            backend: Any = blueprint_of(plugin, config, None).backend()
+            places = slots(backend)
+            layers = sum(place.numel() for name, place in places.items() if name.startswith("layers."))
+            # in tiny models, what steers a recurrence is not small
+            assert sum(places[name].numel() for name in backend.matrices()) > 0.4 * layers, family
 
 
 @pytest.mark.parametrize("at_once", [1, 100, 10_000])
