@@ -22,7 +22,17 @@ from mi_dictionaries.training import StoredActivations, TopK, TrainingConfig, tr
 data = [[(7 * number + place) % 900 for place in range(1 + number % 13)] for number in range(60)]
 made = mi.harvest(mi.load("tiny-world", device="cpu"), data, {POINT!r}, "harvest", shard_rows=40)
 config = TrainingConfig(tokens=20 * 32, batch=32, lr=1e-2, mix_tokens=128, dead_feature_window=3)
-found = train(StoredActivations(made), TopK(d_sae=16, k=2), config, out="training")
+sparse, asked = TopK(d_sae=16, k=2), []
+
+
+def stopped():
+    asked.append(torch.distributed.get_rank())
+    return asked == [1] * 5  # the second process alone, behind its fifth step
+
+
+assert train(StoredActivations(made), sparse, config, out="training", stopped=stopped) is None
+assert len(asked) == 5
+found = train(StoredActivations(made), sparse, config, out="training")
 torch.save(found.W_dec, f"weights{{torch.distributed.get_rank()}}")
 torch.distributed.destroy_process_group()
 """

@@ -55,7 +55,8 @@ def train(
         out: A folder for the checkpoint and ``metrics.jsonl``; None keeps neither.
         device: Where to train; the source may live elsewhere.
         progress: Show a bar; None: where standard error is a terminal.
-        stopped: Asked behind every step; True ends the training with a checkpoint, and None is returned.
+        stopped: Asked behind every step; True, of one process or more, ends the training with a checkpoint, and None is
+            returned.
 
     Raises:
         BadConfig: options that do not fit the points, or a checkpoint of another training.
@@ -82,11 +83,12 @@ def train(
     def save() -> None:
         if folder is not None and team.first:
             save_checkpoint(folder, trainer, recipe, running.seconds)
+        team.wait()  # whoever goes on from it finds it
 
     with Display(config.steps, trainer.done, progress if team.first else False) as display:
         while trainer.done < config.steps:
             running.step(display)
-            if stopped():
+            if team.any(stopped(), device):
                 save()
                 return None
             if config.checkpoint_every and trainer.done % config.checkpoint_every == 0:

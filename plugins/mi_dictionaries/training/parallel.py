@@ -24,6 +24,8 @@ class Team:
     size: int = 1
     mean: Callable[[Tensor], Tensor] = lambda tensor: tensor
     """The mean of a tensor over all processes."""
+    wait: Callable[[], object] = lambda: None
+    """Wait until all processes are here."""
 
     @classmethod
     def launched(cls) -> Team:
@@ -33,12 +35,16 @@ class Team:
             return cls()
         from accelerate.utils import reduce  # type: ignore[import-untyped]
 
-        return cls(here.index, here.count, lambda tensor: reduce(tensor, reduction="mean"))
+        return cls(here.index, here.count, lambda tensor: reduce(tensor, reduction="mean"), here.wait)
 
     @property
     def first(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
+
+    def any(self, flag: bool, device: str | torch.device) -> bool:
+        """Whether a flag is up in some process: Ctrl-C comes to each at a step of its own."""
+        return flag if self.size == 1 else bool(self.mean(torch.full((1,), float(flag), device=device)) > 0)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their means over all processes, in place and in one message."""
