@@ -97,14 +97,22 @@ def screened(
 def rank_correlation(one: Float[Tensor, "n"], other: Float[Tensor, "n"]) -> float | None:
     """Spearman's: Pearson's correlation of the ranks, equal numbers sharing theirs.
 
-    None where there is none: for fewer than three numbers, or where all are equal.
+    Numbers are equal where a hundred thousandth of the largest does not tell them apart: most cells change nothing, and
+    how rounding orders those is no order. None for fewer than three numbers, or where all are equal.
 
     >>> rank_correlation(torch.tensor([1.0, 2.0, 30.0]), torch.tensor([0.1, 0.2, 0.3]))
     1.0
     """
+    one, other = in_steps(one), in_steps(other)
     if len(one) < 3 or bool((one == one[0]).all()) or bool((other == other[0]).all()):
         return None
     return round(float(torch.corrcoef(torch.stack([shared_ranks(one), shared_ranks(other)]))[0, 1]), 6)
+
+
+def in_steps(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Numbers without what rounding leaves of them: in whole steps of a hundred thousandth of the largest."""
+    step = values.abs().max() * 1e-5 if len(values) else 0.0
+    return (values / step).round() if step > 0 else values
 
 
 def shared_ranks(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:

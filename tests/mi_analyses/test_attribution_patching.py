@@ -165,7 +165,10 @@ def test_the_rank_correlation_is_that_of_the_drawn_cells():
     result = attribution_patching(MODEL, clean, corrupt, METRIC, site="hook_mlp_out", each=("layer", "pos"), sample=8)
     drawn = result.chosen.values == 2
     assert int(drawn.sum()) == 8
-    pair = result.effect.values[drawn].tolist(), result.exact.values[drawn].tolist()
+    pair = [
+        (each / each.abs().max() * 1e5).round().tolist()
+        for each in (result.effect.values[drawn], result.exact.values[drawn])
+    ]
     ranks = [
         torch.tensor([sum(b < a for b in values) + sum(b == a for b in values) / 2 for a in values]) for values in pair
     ]
@@ -173,6 +176,13 @@ def test_the_rank_correlation_is_that_of_the_drawn_cells():
     assert attribution_patching(MODEL, clean, corrupt, METRIC).rank_correlation is None
     assert rank_correlation(torch.ones(3), torch.arange(3.0)) is None
     assert rank_correlation(torch.tensor([1.0, 1.0, 2.0]), torch.tensor([3.0, 3.0, 9.0])) == 1.0
+
+
+def test_what_rounding_leaves_of_zeros_has_no_rank():
+    estimates = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0])
+    for noise in (torch.tensor([3e-7, -2e-7, 1e-7]), torch.tensor([-1e-7, 0.0, 2e-7])):
+        assert rank_correlation(estimates, torch.cat([noise, torch.tensor([0.5, 0.6])])) == 1.0
+    assert rank_correlation(estimates, torch.tensor([0.0, 3e-5, 0.0, 0.5, 0.6])) < 1.0
 
 
 def test_the_whole_grid_costs_three_forward_passes():
