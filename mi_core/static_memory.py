@@ -1,7 +1,7 @@
 """Memories in tensors that stay where they are: what one graph goes on from, column after column.
 
 A memory takes part that has ``with_room(positions)``: the same memory with room for so many positions, or itself where
-it does not grow. Calls with `Batch.room` read it as it is and write the new column in place.
+it does not grow. Calls with `Batch.room` go on from it as it is, without `cut`, and write the new column in place.
 """
 
 from __future__ import annotations
