@@ -113,8 +113,10 @@ def recurrent_state(
     layers = [measured(run, f"blocks.{point.layer}.", sites, mean) for point in points]
     mask = {"attention_mask": attention_mask, "batch": batch, "progress": progress}
     gates, metric = f"blocks.*.{GATE}", mi.kl(run)
-    each = model.sweep(inputs, mi.ablation_grid(gates, each=("layer", "pos")), metric, **mask)
-    everywhere = model.sweep(inputs, mi.ablation_grid(gates, each=("pos",)), metric, **mask)
+    gated = [point.layer for point in model.hook_points(gates)]
+    which: dict[Any, Any] = {**dict(zip(gated, gated, strict=True)), "all": slice(None)}
+    swept = model.sweep(inputs, mi.ablation_grid(gates, each={"layer": which, "pos": None}), metric, **mask)
+    each, everywhere = swept.at_places("layer", range(len(gated))), swept.at_place("layer", len(gated))
     axes: dict[str, Sequence[Label]] = {"layer": [point.layer or 0 for point in points]}
     axes |= {"head": range(layers[0]["norm"].shape[0]), "batch": range(len(run.mask))}
     positions = shared_positions(run.text_tokens)

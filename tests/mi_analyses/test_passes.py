@@ -31,3 +31,9 @@ def test_an_analysis_brings_each_layer_as_often_as_it_needs(name):
 
 def brought(model):
     return {unit: lent.brought for unit, lent in model.backend.offloaded.items()}
+
+
+def test_writes_in_each_layer_and_in_all_of_them_are_removed_in_one_sweep():
+    model = mi.load("tiny-world-rwkv7", device_map={"": "cpu", "blocks": "disk"})
+    mi.analysis("recurrent_state")(model, CLEAN)
+    assert set(brought(model).values()) == {2}
