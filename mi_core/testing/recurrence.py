@@ -59,7 +59,7 @@ def of(subject: Subject, site: str) -> list[Point]:
 
 def check_carried_values_are_the_prefix(subject: Subject) -> None:
     """With another run's state and shifts behind a position, everything later is as after that run's prefix."""
-    names = [name for name in carried() if subject.offers(name.removeprefix("blocks.*."))]
+    names = carried(model=subject.model)
 
     def holds(tokens: int, at: int, seed: int) -> None:
         at = min(at, tokens - 2)

@@ -111,7 +111,10 @@ def activation_patching(
         SelectorError: the prompts of a pair are cut into different numbers of tokens, and no spans are named.
         ValueMismatch: the metric does not tell clean from corrupt in some pair.
     """
-    sites = [name.removeprefix("blocks.*.") for name in mi.carried()] if site == CARRIED else [site]
+    sites = [site]
+    if site == CARRIED:
+        require(model, ["mixer.hook_state"], "activation_patching")
+        sites = [name.removeprefix("blocks.*.") for name in mi.carried(model=model)]
     require(model, sites, "activation_patching")
     if not 0 < level < 1:
         raise SelectorError(

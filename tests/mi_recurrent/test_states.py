@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import family_example
 from torch import Tensor
 
 import mi_core as mi
-from mi_core.errors import MemoryMismatch, NotRecorded
+from mi_core.errors import MemoryMismatch, NotRecorded, SpecError
 from mi_core.model import Model
 from mi_core.protocols import Batch, Memory
 from mi_core.run import Run
@@ -206,3 +207,12 @@ def test_a_block_returns_the_columns_that_are_asked_for(version: str) -> None:
     kept = model.backend.blocks[0](stream, replace(batch, keep=keep), IDLE, None)[0].resid
     assert kept.shape[1] == 2
     near(kept, every[torch.arange(2)[:, None], keep])
+
+
+def test_what_is_carried_is_what_a_model_has() -> None:
+    assert mi.carried(model=family_example("rwkv7")) == mi.carried()
+    assert mi.carried("blocks.1", model=family_example("mamba2")) == mi.carried("blocks.1")[:2]
+    hybrid = family_example("qwen3_5_text")
+    assert mi.carried("blocks.0", model=hybrid) == mi.carried("blocks.0")[:2]
+    with pytest.raises(SpecError, match=r"layers 1 of .* look back at earlier tokens themselves"):
+        mi.carried(model=hybrid)
