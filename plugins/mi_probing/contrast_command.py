@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mi_analyses.options import Device, DType, Html, Json, ModelName, Quantise, check_folders, deliver, numbers, place
-from mi_probing.probing_command import columns
+from mi_analyses.options import Device, DType, Html, Json, ModelName, Quantise, check_folders, deliver
+from mi_probing.probing_command import Layers, Places, Save, Site, columns, keep_best, where
 
 __all__ = ["contrast"]
 
@@ -24,16 +24,14 @@ def contrast(
             exists=True,
         ),
     ],
-    site: Annotated[str, typer.Option(help="Where, without the layer.")] = "hook_resid_post",
-    layers: Annotated[str | None, typer.Option(help="These layers only, such as 1,2.")] = None,
-    pos: Annotated[
-        list[str] | None, typer.Option(help="A position: -1, or a text of every prompt; again for more.")
-    ] = None,
+    site: Site = "hook_resid_post",
+    layers: Layers = None,
+    pos: Places = None,
     starts: Annotated[int, typer.Option(help="Searches, of which the most consistent is taken.", min=1)] = 10,
     steps: Annotated[int, typer.Option(help="Steps of a search.", min=1)] = 1000,
     test: Annotated[float, typer.Option(help="The share of the pairs to test on.", min=0.01, max=0.99)] = 0.25,
     seed: Annotated[int, typer.Option(help="Of splits and starts.")] = 0,
-    save: Annotated[Path | None, typer.Option(help="Keep the probe of the best cell.")] = None,
+    save: Save = None,
     html: Html = None,
     json: Json = None,
     device: Device = "auto",
@@ -48,7 +46,6 @@ def contrast(
     check_folders(html, json, save)
     said, groups, [statements, negations] = columns(pairs, ("TRUTH", "STATEMENT", "NEGATION"))
     truth = [truth_of(word) for word in said]
-    chosen = None if layers is None else [int(layer) for layer in numbers(layers, "--layers")]
 
     import mi_core as mi
     from mi_probing.contrast_search import ContrastConsistent, contrast_search
@@ -59,18 +56,12 @@ def contrast(
         statements,
         negations,
         truth,
-        groups=groups,
-        site=site,
-        layers=chosen,
-        pos={one: place(one) for one in pos or ["-1"]},
+        **where(groups, site, layers, pos),
         probe=ContrastConsistent(starts, steps, seed),
         protocol=Protocol((1 - test, 0.0, test), control=False, seed=seed),
     )
     deliver(result, html, json)
-    if save is not None:
-        best = result.best()
-        best.save(save)
-        typer.echo(f"wrote {save}: {best}")
+    keep_best(result, save)
 
 
 def truth_of(word: str) -> bool:

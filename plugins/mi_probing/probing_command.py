@@ -5,13 +5,24 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from mi_analyses.options import Device, DType, Html, Json, ModelName, Quantise, check_folders, deliver, numbers, place
 
-__all__ = ["columns", "probe"]
+if TYPE_CHECKING:  # importing them imports torch
+    from mi_probing.probing import Probing
+    from mi_probing.reading import Reading
+
+__all__ = ["Layers", "Places", "Save", "Site", "columns", "keep_best", "probe", "where"]
+
+Site: TypeAlias = Annotated[str, typer.Option(help="Where, without the layer.")]
+Layers: TypeAlias = Annotated[str | None, typer.Option(help="These layers only, such as 1,2.")]
+Places: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--pos", help="A position: -1, or a text of every prompt; again for more.")
+]
+Save: TypeAlias = Annotated[Path | None, typer.Option(help="Keep the probe of the best cell.")]
 
 
 def probe(
@@ -19,11 +30,9 @@ def probe(
     examples: Annotated[
         Path, typer.Argument(help="A file of lines LABEL<tab>PROMPT or LABEL<tab>GROUP<tab>PROMPT.", exists=True)
     ],
-    site: Annotated[str, typer.Option(help="Where, without the layer.")] = "hook_resid_post",
-    layers: Annotated[str | None, typer.Option(help="These layers only, such as 1,2.")] = None,
-    pos: Annotated[
-        list[str] | None, typer.Option(help="A position: -1, or a text of every prompt; again for more.")
-    ] = None,
+    site: Site = "hook_resid_post",
+    layers: Layers = None,
+    pos: Places = None,
     kind: Annotated[str, typer.Option("--probe", help="logistic, mass-mean, discriminant, ridge, sparse, ...")] = (
         "logistic"
     ),
@@ -34,7 +43,7 @@ def probe(
     random_model: Annotated[bool, typer.Option("--random-model", help="Also probe fresh weights.")] = False,
     balanced: Annotated[bool, typer.Option("--balanced", help="All classes weigh the same in a fit.")] = False,
     seed: Annotated[int, typer.Option(help="Of splits and controls.")] = 0,
-    save: Annotated[Path | None, typer.Option(help="Keep the probe of the best cell.")] = None,
+    save: Save = None,
     html: Html = None,
     json: Json = None,
     device: Device = "auto",
@@ -47,7 +56,6 @@ def probe(
     """
     check_folders(html, json, save)
     labels, groups, [prompts] = columns(examples, ("LABEL", "PROMPT"))
-    chosen = None if layers is None else [int(layer) for layer in numbers(layers, "--layers")]
 
     import mi_core as mi
     from mi_probing.probing import probing
@@ -57,15 +65,23 @@ def probe(
         mi.load(model, device=device, dtype=dtype, quantise=quantise),
         prompts,
         labels,
-        groups=groups,
-        site=site,
-        layers=chosen,
-        pos={one: place(one) for one in pos or ["-1"]},
+        **where(groups, site, layers, pos),
         probe=kind,
         protocol=Protocol((1 - test, 0.0, test), folds, balanced=balanced, shuffles=shuffles, code=code, seed=seed),
         random_model=random_model,
     )
     deliver(result, html, json)
+    keep_best(result, save)
+
+
+def where(groups: list[str] | None, site: str, layers: str | None, pos: list[str] | None) -> Reading:
+    """What is read, as the options say it."""
+    chosen = None if layers is None else [int(layer) for layer in numbers(layers, "--layers")]
+    return {"groups": groups, "site": site, "layers": chosen, "pos": {one: place(one) for one in pos or ["-1"]}}
+
+
+def keep_best(result: Probing, save: Path | None) -> None:
+    """Write the probe of the best cell where that is asked for."""
     if save is not None:
         best = result.best()
         best.save(save)
