@@ -53,8 +53,9 @@ def harvest(
 
     Args:
         model: the model; the run stops after the last layer that is needed.
-        data: a path or a list of `Path` (text, JSON lines, parquet, Arrow), a `datasets.Dataset`, or any iterable of
-            texts, token ids or mappings; given again in the same order to go on.
+        data: a file, folder or pattern, or a list of `Path` (text, JSON lines, parquet, Arrow), a `datasets.Dataset`, a
+            data frame, or any iterable of texts, token ids or mappings; given again in the same order to go on. Each
+            document is tokenised as a whole, for which it takes a hundred bytes of memory for each of its own.
         points: names and patterns of points whose dims begin with ``batch pos``, or a spec that captures them.
         out: the folder; it is made.
         spec: interventions and inserts.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from harvested import RESID, bytes_in, documents, harvest, unflushed
@@ -13,6 +14,7 @@ from mi_core.harvests import folder as folder_files
 from mi_core.harvests import shards
 from mi_core.harvests.collecting import Collector
 from mi_core.harvests.ranks import Ranks
+from mi_core.harvests.settings import PROBE
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,3 +96,20 @@ def test_shards_of_processes_that_read_other_documents_are_not_joined(tmp_path, 
 def test_a_text_that_cannot_be_encoded_is_named_by_its_document(tmp_path) -> None:
     with pytest.raises(errors.TokenizerError, match=r"document 1: .*ud800"):
         mi.harvest(talking(), ["fine", "half \ud800"], RESID, tmp_path)
+
+
+def test_a_tokenizer_that_makes_fewer_tokens_of_a_document_is_refused(tmp_path) -> None:
+    """One that says the same of the text by which tokenizers are told apart."""
+    model = talking()
+
+    class Short(type(model.tokenizer)):
+        def encode(self, text: str, special: bool = True):
+            found = super().encode(text, special)
+            return found if text == PROBE else replace(found, ids=found.ids[:3])
+
+    texts, sizes = ["one two one two one two one two"], {"context": 3, "shard_rows": 3}
+    made = mi.harvest(model, texts, RESID, tmp_path, **sizes)
+    assert len(made.files) > 2
+    other = mi.Model(model.backend, name=model.name, config=model.config, tokenizer=Short(model.tokenizer.files))
+    with pytest.raises(errors.HarvestMismatch, match="document 0 of a list has fewer tokens"):
+        mi.harvest(other, texts, RESID, tmp_path, **sizes)
