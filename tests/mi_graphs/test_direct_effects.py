@@ -85,7 +85,8 @@ def check_edges(graph: AttributionGraph, model: mi.Model, ids: list[int], dictio
     change = before - values_of(graph, model.run([ids] * len(nodes), spec + seen), dictionaries)
     edges = graph.adjacency.values[:, [graph.nodes.index(node) for node in nodes]].T
     assert float(edges.abs().max()) > 0.1
-    close(change, edges, atol=2e-5 * max(1.0, float(before.abs().max())))
+    # float32: what is taken away is a difference of large numbers
+    close(change, edges, atol=1e-4 * max(1.0, float(before.abs().max())))
 
 
 @settings(max_examples=8, phases=[Phase.generate])  # each takes every source away; shrinking takes minutes
