@@ -16,6 +16,7 @@ def gram_of(
 ) -> Float[Tensor, "cell d d"]:
     """Sums over examples, weighted or not, of products of their features.
 
+    >>> import torch
     >>> gram_of(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])).tolist()
     [[[10.0, 14.0], [14.0, 20.0]]]
     """
