@@ -18,12 +18,15 @@ SHARE = 0.25
 """The part of free memory that a sweep may fill."""
 ENOUGH = {"cpu": 4096, "cuda": 65536, "mps": 16384}
 """More tokens in one call bring no speed."""
+FULL = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What errors say of memory that was not allocated by torch's own allocators of devices."""
 
 
 def free_bytes(device: torch.device) -> int:
     """Memory that is free on a device, measured now."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch gives it out again
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     known = Path("/proc/meminfo")
     if known.exists():
         for line in known.read_text(encoding="ascii").splitlines():
@@ -83,4 +86,4 @@ def advice_when_full(text: str) -> Iterator[None]:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an allocation failed, on a device or on the host."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in FULL)
