@@ -131,11 +131,11 @@ class Selection:
                 own = choice.rows(batch.index) if batch else choice
                 view[0] = len(own.index)
                 if own.present is not None:
-                    here = own.present.reshape(view).to(device)
+                    here = moved(own.present.reshape(view), device)
                     present = here if present is None else present & here
-                index.append(own.index.reshape(view).to(device))
+                index.append(moved(own.index.reshape(view), device))
             else:
-                index.append(choice.index.reshape(view).to(device))
+                index.append(moved(choice.index.reshape(view), device))
         return index, present
 
     def gather(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -148,7 +148,7 @@ class Selection:
         if not any(choice.per_row for choice in self.choices.values()):
             for axis, dim in enumerate(self.dims):
                 if dim in self.choices:
-                    value = value.index_select(axis, self.choices[dim].index.to(value.device))
+                    value = value.index_select(axis, moved(self.choices[dim].index, value.device))
             return value, None
         index, present = self._grid(value.shape, value.device)
         taken = value[tuple(index)]
@@ -177,6 +177,11 @@ class Selection:
             index = [part.expand(lead)[keep] for part in index]
             new = new.expand(*lead, *new.shape[len(lead) :])[keep]
         return torch.index_put(value, tuple(index), new)
+
+
+def moved(index: Tensor, device: torch.device) -> Tensor:
+    """Host numbers on a device; CUDA takes a copy of them at once, and the host need not wait for what it computes."""
+    return index.to(device, non_blocking=device.type == "cuda")
 
 
 def select(
