@@ -15,19 +15,19 @@ from mi_decoder.attention import Attention
 from mi_decoder.decoder import Decoder
 from mi_decoder.layers import Layer
 from mi_decoder.norms import RMSNorm
-from mi_decoder.parts import Channel
+from mi_decoder.parts import Channel, Mixer
 from mi_decoder.rope_config import rotary
 from mi_decoder.translation import decoder, heads, or_none
 from mi_decoder.windows import layer_windows
 
 __all__ = ["Everywhere", "granite_attention", "granite_decoder", "sliding_granite_attention"]
 
-Everywhere = tuple[Attention | Callable[[int], Attention], int | None]
-"""The attention of all layers, or of each by its index; and the positions that it reaches."""
+Everywhere = tuple[Mixer | Callable[[int], Mixer], int | None]
+"""The mixer of all layers, or of each by its index; and the positions that attention reaches."""
 
 
 def granite_decoder(config: Config, attention: Everywhere, channel: Channel, *, eps: float = 1e-6) -> Decoder:
-    """A decoder whose layers differ in their attention at most; ``eps`` is the norms', where a config has none."""
+    """A decoder whose layers differ in their mixer at most; ``eps`` is the norms', where a config has none."""
     norm = RMSNorm(config.number("rms_norm_eps", default=eps, at_least=0.0))
     multiplier = config.number("residual_multiplier", default=1.0)
     outside = {
@@ -37,7 +37,7 @@ def granite_decoder(config: Config, attention: Everywhere, channel: Channel, *, 
     mixer, reach = attention
 
     def layer(index: int) -> Layer:
-        own = mixer if isinstance(mixer, Attention) else mixer(index)
+        own = mixer if isinstance(mixer, Mixer) else mixer(index)
         return Layer(own, channel, ln1=norm, ln2=norm, multiplier=multiplier)
 
     return decoder(config, layer, norm, reach, **outside)

@@ -1,4 +1,4 @@
-"""DeepSeek V3, V3.1 and R1 (in FP8 as released, or plain), and everything else that ships as ``model_type: deepseek_v3``.
+"""DeepSeek V3, V3.1 and R1 (as released in FP8, or plain), and all else that ships as ``model_type: deepseek_v3``.
 
 Traits: latent attention; behind the first layers, experts that are chosen by sigmoid scores, a bias and groups, and a
 shared one. Source: DeepSeek-AI 2024, arXiv:2412.19437; transformers 5.24, models/deepseek_v3.

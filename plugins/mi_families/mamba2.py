@@ -6,7 +6,6 @@ Source: Dao and Gu 2024, arXiv:2405.21060; transformers 5.24, models/mamba2.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,15 +15,11 @@ from mi_core.errors import BadConfig
 from mi_core.hookspecs import hookimpl
 from mi_decoder import RMSNorm
 from mi_decoder.attention_only import AttentionLayer
-from mi_decoder.fused import side_by_side
-from mi_decoder.translation import Source, blueprint, decoder
+from mi_decoder.translation import blueprint, decoder
 from mi_recurrent import Mamba2
-from mi_recurrent.mamba_config import INERT, MAMBA_NAMES
+from mi_recurrent.mamba_config import INERT, MAMBA_NAMES, mamba2_names, step_limits
 
 __all__ = ["mi_family", "mi_family_examples"]
-
-ENDLESS = (None, "Infinity", "inf", {"__float__": "Infinity"})
-"""How files spell that there is no limit. Source: transformers 5.24, PreTrainedConfig.to_json_string."""
 
 
 @hookimpl
@@ -33,17 +28,7 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     norm = RMSNorm(config.number("layer_norm_epsilon", default=1e-5, at_least=0.0))
     mixer, wide = mixer_of(config, norm.eps), config.flag("residual_in_fp32", default=True)
     model = decoder(config, AttentionLayer(mixer, norm, wide), norm, None, wide_stream=wide)
-    d_inner, shared = mixer.n_heads * mixer.d_value, mixer.n_groups * mixer.d_state
-    gate, inner, step = side_by_side([d_inner, d_inner + 2 * shared, mixer.n_heads])
-    fused = "backbone.layers.*.mixer.in_proj"
-    names: dict[str, Source] = {
-        **MAMBA_NAMES,
-        "layers.*.mixer.output_gate": (fused, gate),
-        "layers.*.mixer.inner": (fused, inner),
-        "layers.*.mixer.step": (fused, step),
-        "layers.*.mixer.decay_bias": "backbone.layers.*.mixer.dt_bias",
-        "layers.*.mixer.norm": "backbone.layers.*.mixer.norm",
-    }
+    names = {**MAMBA_NAMES, **mamba2_names(mixer, "backbone.layers.*.mixer")}
     tied = config.flag("tie_word_embeddings", default=False)
     inert = {**INERT, "time_step_rank": "there are step sizes for each head, from the input itself"}
     return blueprint(model, tensors, tied=tied, names=names, prefix="backbone.", inert=inert)
@@ -77,25 +62,8 @@ def mixer_of(config: Config, eps: float) -> Mamba2:
         bias=config.flag("use_bias", default=False),
         conv_bias=config.flag("use_conv_bias", default=True),
         eps=eps,
-        limits=limits(config),
+        limits=step_limits(config),
     )
-
-
-def limits(config: Config) -> tuple[float, float]:
-    """Between what step sizes are kept.
-
-    Raises:
-        BadConfig: no pair of numbers, the smaller first.
-    """
-    found = config.get("time_step_limit", [0.0, math.inf])
-    pair = [math.inf if limit in ENDLESS else limit for limit in found or ()]
-    if len(pair) != 2 or not all(isinstance(limit, int | float) for limit in pair) or not pair[0] <= pair[1]:
-        raise BadConfig(
-            f"{config.where}: 'time_step_limit' is {found!r}, it must be two numbers, the smaller first.",
-            path=config.where,
-            key="time_step_limit",
-        )
-    return float(pair[0]), float(pair[1])
 
 
 @hookimpl

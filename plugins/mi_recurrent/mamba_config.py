@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
 
 from mi_core.config import Config
+from mi_core.errors import BadConfig
 from mi_recurrent.mamba import Mamba
+from mi_recurrent.mamba2 import Mamba2
 
-__all__ = ["INERT", "MAMBA_NAMES", "SELECTIVE_NAMES", "selective"]
+__all__ = ["INERT", "MAMBA_NAMES", "SELECTIVE_NAMES", "mamba2_names", "selective", "step_limits"]
+
+ENDLESS = (None, "Infinity", "inf", {"__float__": "Infinity"})
+"""How files spell that there is no limit. Source: transformers 5.24, PreTrainedConfig.to_json_string."""
 
 INERT: Mapping[str, str] = {
     **dict.fromkeys(
@@ -60,3 +69,41 @@ def selective(config: Config, norm_eps: float | None = None) -> Mamba:
         conv_bias=config.flag("use_conv_bias", default=True),
         norm_eps=norm_eps,
     )
+
+
+def step_limits(config: Config) -> tuple[float, float]:
+    """Between what Mamba-2's step sizes are kept.
+
+    Raises:
+        BadConfig: no pair of numbers, the smaller first.
+    """
+    found = config.get("time_step_limit", [0.0, math.inf])
+    pair = [math.inf if limit in ENDLESS else limit for limit in found or ()]
+    if len(pair) != 2 or not all(isinstance(limit, int | float) for limit in pair) or not pair[0] <= pair[1]:
+        raise BadConfig(
+            f"{config.where}: 'time_step_limit' is {found!r}, it must be two numbers, the smaller first.",
+            path=config.where,
+            key="time_step_limit",
+        )
+    return float(pair[0]), float(pair[1])
+
+
+def mamba2_names(mixer: Mamba2, stem: str) -> dict[str, Any]:
+    """Our modules -> those of a checkpoint that calls the mixer ``stem``: gate, convolution's input and step in one.
+
+    Source: transformers 5.24, Mamba2Mixer.
+    """
+    d_inner = mixer.n_heads * mixer.d_value
+    behind = 2 * d_inner + 2 * mixer.n_groups * mixer.d_state
+    parts = {"output_gate": (0, d_inner), "inner": (d_inner, behind), "step": (behind, behind + mixer.n_heads)}
+    own = {"conv": "conv1d", "rate_weight": "A_log", "skip_weight": "D", "decay_bias": "dt_bias", "norm": "norm"}
+    names: dict[str, Any] = {f"layers.*.mixer.{name}": f"{stem}.{theirs}" for name, theirs in own.items()}
+    names["layers.*.mixer.output"] = f"{stem}.out_proj"
+    return names | {
+        f"layers.*.mixer.{name}": (f"{stem}.in_proj", partial(rows, *between)) for name, between in parts.items()
+    }
+
+
+def rows(start: int, stop: int, stored: Tensor) -> Tensor:
+    """Some rows of a matrix, or of its bias."""
+    return stored[start:stop]
