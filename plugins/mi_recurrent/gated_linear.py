@@ -52,7 +52,9 @@ class GatedLinear:
         read, _ = self.chunked((*inputs[:3], units), self.empty(inputs[0], pos))
         return read
 
-    def empty(self, like: Float[Tensor, "batch head pos d_key"], d_value: int) -> Float[Tensor, "batch head d_key d_value"]:
+    def empty(
+        self, like: Float[Tensor, "batch head pos d_key"], d_value: int
+    ) -> Float[Tensor, "batch head d_key d_value"]:
         """The state of rows that have seen nothing."""
         return like.new_zeros(*like.shape[:2], like.shape[-1], d_value)
 
