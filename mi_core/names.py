@@ -235,7 +235,8 @@ class Points:
         here = {each.name for each in self.sites}
         alone = "hook_attn_out" in here and not any(name.startswith(OF_CHANNELS) for name in here)
         if alone and site.startswith(OF_CHANNELS):
-            return "Its layers are attention alone: they have no MLP, and no stream before one."
+            mixers = "recurrent mixers" if "mixer.hook_state" in here else "attention"
+            return f"Its layers are {mixers} alone: they have no MLP, and no stream before one."
         if site in STANDARD:
             return f"{site!r} is {STANDARD[site].meaning}; this architecture (or this layer) does not have it."
         return ""

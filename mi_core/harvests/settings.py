@@ -91,13 +91,16 @@ class Asked:
         context = min(limit or CONTEXT, CONTEXT) if context is None else context
         if limit is not None and context > limit:
             raise ContextOverflow(f"context={context}, but {model.name} has {limit} positions.", context=context)
-        if not 0 <= overlap < context - 1:
+        windows = ("context", context, 2), ("overlap", overlap, 0)
+        sizes = ("shard_rows", shard_rows, 1), ("batch_tokens", batch_tokens, 1)
+        for size, given, least in (*windows, *sizes):
+            if given is not None and given < least:
+                raise InputError(f"{size}={given}: give at least {least}.")
+        if not overlap < context - 1:
             raise InputError(f"overlap={overlap} of windows of {context} tokens leaves no room for new ones.")
         name = dtype_name(dtype)
         rows = shard_rows or max(1, SHARD_BYTES // bytes_of_rows(points, model.dtype, name))
         tokens = batch_tokens or max(context, BATCH.get(model.device.type, BATCH_ELSEWHERE))
-        if rows < 1 or tokens < 1:
-            raise InputError(f"shard_rows={shard_rows}, batch_tokens={batch_tokens}: at least 1 each.")
         cutting = Cutting(context, overlap, bos if repeat_bos else None, long == "split", rows, pos)
         return cls(model, spec, cutting, points, tokens, name, skip_bos)
 

@@ -35,8 +35,11 @@ class Transcoders:
 
         Raises:
             UnsupportedAnalysis: it is none of transcoders; the message says what it is, and what to use.
+            SpecError: it is no dictionary, such as a name that nobody loaded, or a set without any.
             UnknownPoint: the model lacks a point.
         """
+        if not isinstance(dictionary, Dictionary | DictionarySet):
+            raise SpecError(f"{dictionary!r:.200} is no dictionary: give what mi_dictionaries.load(...) returns.")
         members = dictionary.dictionaries if isinstance(dictionary, DictionarySet) else (dictionary,)
         if not members:
             raise SpecError("the set holds no transcoder, so that a graph would have no features.")

@@ -97,8 +97,10 @@ def columns(path: Path, names: Sequence[str]) -> tuple[list[str], list[str] | No
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
     widths, plain = {len(row) for row in rows}, len(names)
+    if not rows:
+        raise typer.BadParameter(f"{str(path)!r} is empty: give lines of {'<tab>'.join(names)}.")
     if widths not in ({plain}, {plain + 1}):
-        seen = ", ".join(map(str, sorted(widths))) or "none"
+        seen = ", ".join(map(str, sorted(widths)))
         raise typer.BadParameter(
             f"{str(path)!r} has lines of {seen} columns: give {'<tab>'.join(names)}, or "
             f"{'<tab>'.join((names[0], 'GROUP', *names[1:]))}, in all."

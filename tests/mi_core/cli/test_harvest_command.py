@@ -50,6 +50,10 @@ def test_it_writes_what_the_function_writes_and_says_what(folder, data, tmp_path
         (["--field", "story", "-p", "blocks.0.attn.hook_pattern"], "no row for each token"),
         (["--field", "story", "--long", "cut"], "long='cut'"),
         (["--field", "story", "--check"], "--check is of a harvest alone"),
+        (["--field", "story", "--shard-rows", "0"], "shard_rows=0: give at least 1"),
+        (["--field", "story", "--batch-tokens", "0"], "batch_tokens=0: give at least 1"),
+        (["--field", "story", "--context", "0"], "context=0: give at least 2"),
+        (["--field", "story", "--overlap", "-3"], "overlap=-3: give at least 0"),
     ],
 )
 def test_what_is_wrong_is_one_message(folder, data, tmp_path, capsys, options, said):
