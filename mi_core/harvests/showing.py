@@ -34,13 +34,16 @@ def point_line(harvest: Harvest, name: str) -> str:
 
 def full_topics(harvest: Harvest, *, thorough: bool = False) -> Topics:
     """The same, and what it was made from and how."""
+    problems = [str(problem) for problem in harvest.problems(thorough=thorough).values()]
+    sound = ["every byte of every shard is as it was written"] if thorough and not problems else []
     said = [
         *brief_topics(harvest),
         ("spec", [harvest.index["asked"]]),
         ("model", model_lines(harvest.index)),
         ("data", data_lines(harvest.index)),
         ("windows", [window_line(harvest.index["settings"])]),
-        ("hurt", [str(problem) for problem in harvest.problems(thorough=thorough).values()]),
+        ("hurt", problems),
+        ("checked", sound),
     ]
     return [(topic, lines) for topic, lines in said if lines]
 

@@ -80,6 +80,8 @@ def test_a_harvest_alone_is_shown(folder, data, tmp_path, capsys):
     assert seen.startswith(made)
     for said in (f"capture('{RESID}')", f"{folder} (llama), weights", f"{data}, field 'story'", "3 documents, SHA-256"):
         assert said in seen
+    assert main(["harvest", str(out), "--check"]) == 0
+    assert "every byte of every shard is as it was written" in capsys.readouterr().out
     path = mi.Harvest(out).files[0]
     content = bytearray(path.read_bytes())
     content[-9] ^= 4
@@ -87,7 +89,9 @@ def test_a_harvest_alone_is_shown(folder, data, tmp_path, capsys):
     assert main(["harvest", str(out)]) == 0
     assert "hurt" not in capsys.readouterr().out
     assert main(["harvest", str(out), "--check"]) == 2
-    assert "its checksum differs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "its checksum differs" in said
+    assert "every byte" not in said
 
 
 @pytest.mark.parametrize(
