@@ -22,7 +22,7 @@ from mi_decoder.moe_config import LEARNING_TO_ROUTE
 from mi_decoder.parts import Mixer
 from mi_decoder.translation import LLAMA_NAMES, Source, blueprint, gated_mlp
 from mi_recurrent import Mamba2
-from mi_recurrent.mamba_config import mamba2_names, step_limits
+from mi_recurrent.mamba_config import check_heads, mamba2_names, step_limits
 
 __all__ = ["mi_family", "mi_family_examples"]
 
@@ -76,14 +76,7 @@ def mixer_of(config: Config) -> Mamba2:
     d_inner = config.size("mamba_expand", default=2) * config.size("hidden_size")
     auto = config.get("mamba_d_head", "auto") == "auto"
     d_value = d_inner // n_heads if auto else config.size("mamba_d_head")
-    if n_heads * d_value != d_inner or n_heads % n_groups:
-        raise BadConfig(
-            f"{config.where}: 'mamba_n_heads' times 'mamba_d_head' is {n_heads * d_value!r}: it must be 'mamba_expand' "
-            f"times 'hidden_size' ({d_inner!r}), and the heads a multiple of 'mamba_n_groups' ({n_groups!r}).",
-            path=config.where,
-            key="mamba_n_heads",
-        )
-    return Mamba2(
+    mixer = Mamba2(
         n_heads,
         d_value,
         config.size("mamba_d_state", default=256),
@@ -94,6 +87,8 @@ def mixer_of(config: Config) -> Mamba2:
         eps=config.number("rms_norm_eps", default=1e-6, at_least=0.0),
         limits=step_limits(config),
     )
+    check_heads(config, mixer, d_inner, "mamba_n_heads")
+    return mixer
 
 
 def recurrent_layers(config: Config) -> list[bool]:

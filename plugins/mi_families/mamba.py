@@ -15,9 +15,8 @@ from mi_core.config import Config
 from mi_core.hookspecs import hookimpl
 from mi_decoder import RMSNorm
 from mi_decoder.attention_only import AttentionLayer
-from mi_decoder.fused import side_by_side
-from mi_decoder.translation import Source, blueprint, decoder
-from mi_recurrent.mamba_config import INERT, SELECTIVE_NAMES, selective
+from mi_decoder.translation import blueprint, decoder
+from mi_recurrent.mamba_config import INERT, selective, selective_names
 
 __all__ = ["mi_family", "mi_family_examples"]
 
@@ -28,15 +27,8 @@ def mi_family(config: Config, tensors: Collection[str] | None) -> Blueprint:
     norm = RMSNorm(config.number("layer_norm_epsilon", default=1e-5, at_least=0.0))
     mixer, wide = selective(config), config.flag("residual_in_fp32", default=True)
     model = decoder(config, AttentionLayer(mixer, norm, wide), norm, None, wide_stream=wide)
-    inner, gate = side_by_side([mixer.d_inner] * 2)
-    fused = "backbone.layers.*.mixer.in_proj"
-    names: dict[str, Source] = {
-        **SELECTIVE_NAMES,
-        "layers.*.mixer.inner": (fused, inner),
-        "layers.*.mixer.output_gate": (fused, gate),
-    }
     tied = config.flag("tie_word_embeddings", default=True)
-    return blueprint(model, tensors, tied=tied, names=names, prefix="backbone.", inert=INERT)
+    return blueprint(model, tensors, tied=tied, names=selective_names(mixer), prefix="backbone.", inert=INERT)
 
 
 @hookimpl

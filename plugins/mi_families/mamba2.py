@@ -11,13 +11,12 @@ from typing import Any
 
 from mi_core.blueprint import Blueprint
 from mi_core.config import Config
-from mi_core.errors import BadConfig
 from mi_core.hookspecs import hookimpl
 from mi_decoder import RMSNorm
 from mi_decoder.attention_only import AttentionLayer
 from mi_decoder.translation import blueprint, decoder
 from mi_recurrent import Mamba2
-from mi_recurrent.mamba_config import INERT, MAMBA_NAMES, mamba2_names, step_limits
+from mi_recurrent.mamba_config import INERT, MAMBA_NAMES, check_heads, mamba2_names, step_limits
 
 __all__ = ["mi_family", "mi_family_examples"]
 
@@ -45,15 +44,8 @@ def mixer_of(config: Config, eps: float) -> Mamba2:
         config.size("n_groups", default=8),
         config.size("expand", default=2) * config.size("hidden_size"),
     )
-    if n_heads * d_value != d_inner or n_heads % n_groups:
-        raise BadConfig(
-            f"{config.where}: 'num_heads' times 'head_dim' is {n_heads * d_value!r}: it must be 'expand' times "
-            f"'hidden_size' ({d_inner!r}), and the heads a multiple of 'n_groups' ({n_groups!r}).",
-            path=config.where,
-            key="num_heads",
-        )
     config.choice("hidden_act", ("silu",), default="silu")
-    return Mamba2(
+    mixer = Mamba2(
         n_heads,
         d_value,
         config.size("state_size", default=128),
@@ -64,6 +56,8 @@ def mixer_of(config: Config, eps: float) -> Mamba2:
         eps=eps,
         limits=step_limits(config),
     )
+    check_heads(config, mixer, d_inner, "num_heads")
+    return mixer
 
 
 @hookimpl

@@ -14,7 +14,7 @@ from mi_core.errors import BadConfig
 from mi_recurrent.mamba import Mamba
 from mi_recurrent.mamba2 import Mamba2
 
-__all__ = ["INERT", "MAMBA_NAMES", "SELECTIVE_NAMES", "mamba2_names", "selective", "step_limits"]
+__all__ = ["INERT", "MAMBA_NAMES", "check_heads", "mamba2_names", "selective", "selective_names", "step_limits"]
 
 ENDLESS = (None, "Infinity", "inf", {"__float__": "Infinity"})
 """How files spell that there is no limit. Source: transformers 5.24, PreTrainedConfig.to_json_string."""
@@ -46,14 +46,6 @@ MAMBA_NAMES: Mapping[str, str] = {
 """Our modules -> the checkpoint's. Source: transformers 5.24, mamba and mamba2."""
 
 
-SELECTIVE_NAMES: Mapping[str, str] = {
-    **MAMBA_NAMES,
-    "layers.*.mixer.select": "backbone.layers.*.mixer.x_proj",
-    "layers.*.mixer.step": "backbone.layers.*.mixer.dt_proj",
-}
-"""The same of the first version. Source: transformers 5.24, mamba."""
-
-
 def selective(config: Config, norm_eps: float | None = None) -> Mamba:
     """The first version's mixer. Source: transformers 5.24, MambaConfig."""
     d_model = config.size("hidden_size")
@@ -69,6 +61,32 @@ def selective(config: Config, norm_eps: float | None = None) -> Mamba:
         conv_bias=config.flag("use_conv_bias", default=True),
         norm_eps=norm_eps,
     )
+
+
+def selective_names(mixer: Mamba) -> dict[str, Any]:
+    """Our modules -> the checkpoint's, of the first version: the convolution's input and the gate lie in one.
+
+    Source: transformers 5.24, MambaMixer.
+    """
+    stem = "backbone.layers.*.mixer"
+    parts = {"inner": (0, mixer.d_inner), "output_gate": (mixer.d_inner, 2 * mixer.d_inner)}
+    own = {"layers.*.mixer.select": f"{stem}.x_proj", "layers.*.mixer.step": f"{stem}.dt_proj"}
+    return {**MAMBA_NAMES, **own, **parts_of(f"{stem}.in_proj", parts)}
+
+
+def check_heads(config: Config, mixer: Mamba2, d_inner: int, key: str) -> None:
+    """Refuse heads that do not fill the inner width, or that groups do not divide; ``key`` says how many there are.
+
+    Raises:
+        BadConfig: the message gives the numbers.
+    """
+    if mixer.n_heads * mixer.d_value != d_inner or mixer.n_heads % mixer.n_groups:
+        raise BadConfig(
+            f"{config.where}: {key!r} is {mixer.n_heads!r}: heads of {mixer.d_value} numbers must fill the inner width "
+            f"of {d_inner}, and be a multiple of the {mixer.n_groups} groups.",
+            path=config.where,
+            key=key,
+        )
 
 
 def step_limits(config: Config) -> tuple[float, float]:
@@ -99,9 +117,12 @@ def mamba2_names(mixer: Mamba2, stem: str) -> dict[str, Any]:
     own = {"conv": "conv1d", "rate_weight": "A_log", "skip_weight": "D", "decay_bias": "dt_bias", "norm": "norm"}
     names: dict[str, Any] = {f"layers.*.mixer.{name}": f"{stem}.{theirs}" for name, theirs in own.items()}
     names["layers.*.mixer.output"] = f"{stem}.out_proj"
-    return names | {
-        f"layers.*.mixer.{name}": (f"{stem}.in_proj", partial(rows, *between)) for name, between in parts.items()
-    }
+    return names | parts_of(f"{stem}.in_proj", parts)
+
+
+def parts_of(fused: str, parts: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """Modules that are rows of one of the checkpoint's."""
+    return {f"layers.*.mixer.{name}": (fused, partial(rows, *between)) for name, between in parts.items()}
 
 
 def rows(start: int, stop: int, stored: Tensor) -> Tensor:

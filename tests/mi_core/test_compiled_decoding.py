@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sly_insert import Sly
 from small_models import CONFIG, LAYOUTS, ROWS, SEEDS, close, family_example, laid_out, random, small
 
 import mi_core as mi
@@ -343,16 +344,6 @@ def test_functions_that_reach_the_prompt_alone_are_no_obstacle() -> None:
 
 
 def test_a_decision_that_no_tracer_sees_is_found_and_refused() -> None:
-    class Sly:
-        reads = writes = ("hook_embed",)
-        sites = ()
-
-        def __call__(self, values, tap):  # type: ignore[no-untyped-def]
-            x = values["hook_embed"]
-            copied = torch.empty(x.shape)
-            torch.from_numpy(copied.numpy()).untyped_storage().copy_(x.untyped_storage())  # behind torch's back
-            return {"hook_embed": x * float(copied.sum())}
-
     spec = mi.insert(Sly(), name="sly")
     with pytest.warns(UserWarning, match="gives other"):
         made = small(15).compile(spec).generate([[1, 2, 3]], max_new_tokens=4)

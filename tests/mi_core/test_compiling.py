@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sly_insert import Sly
 from small_models import LAYOUTS, ROWS, SEEDS, family_example, laid_out, small
 
 import mi_core as mi
@@ -109,16 +110,6 @@ def test_what_cannot_be_compiled_says_why_and_runs_as_it_is() -> None:
 
 
 def test_a_decision_that_no_tracer_sees_is_refused() -> None:
-    class Sly:
-        reads = writes = ("hook_embed",)
-        sites = ()
-
-        def __call__(self, values, tap):  # type: ignore[no-untyped-def]
-            x = values["hook_embed"]
-            copied = torch.empty(x.shape)
-            torch.from_numpy(copied.numpy()).untyped_storage().copy_(x.untyped_storage())  # behind torch's back
-            return {"hook_embed": x * float(copied.sum())}
-
     with pytest.raises(HookContractBroken, match="in a way that tracing does not see"):
         small(15).compile(mi.insert(Sly(), name="sly"), **OPTIONS)([[1, 2, 3]])
 
