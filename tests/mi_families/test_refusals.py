@@ -48,6 +48,18 @@ def blueprint(family: str, **changes: Any) -> Any:
         ("ministral", {"sliding_window": None}, "sliding_window"),
         ("openai-gpt", {"afn": "sine"}, "afn"),
         ("opt", {"word_embed_proj_dim": 0}, "word_embed_proj_dim"),
+        ("mamba", {"hidden_act": "gelu"}, "hidden_act"),
+        ("mamba", {"conv_kernel": 1}, "conv_kernel"),
+        ("mamba2", {"num_heads": 5}, "'num_heads' is 5: heads of 16 numbers must fill the inner width of 64"),
+        ("mamba2", {"n_groups": 3}, "a multiple of the 3 groups"),
+        ("mamba2", {"time_step_limit": [0.9, 0.1]}, "time_step_limit"),
+        ("mamba2", {"time_step_limit": [0.1]}, "time_step_limit"),
+        ("granitemoehybrid", {"mamba_n_heads": 3}, "'mamba_n_heads' is 3"),
+        ("granitemoehybrid", {"layer_types": ["mamba"]}, "layer_types"),
+        ("granitemoehybrid", {"position_embedding_type": "alibi"}, "position_embedding_type"),
+        ("qwen3_next", {"linear_num_value_heads": 3}, "must be a multiple of 'linear_num_key_heads'"),
+        ("qwen3_next", {"layer_types": ["linear_attention", "sliding_attention"]}, "layer_types"),
+        ("qwen3_5_text", {"hidden_act": "gelu"}, "hidden_act"),
     ],
 )
 def test_what_cannot_be_computed_is_refused_by_name(family: str, changes: dict[str, Any], words: str) -> None:
