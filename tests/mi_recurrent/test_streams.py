@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from original_checkpoints import DATA, VERSIONS
+from small_models import family_example
 from torch import Tensor
 
 import mi_core as mi
@@ -89,3 +90,12 @@ def test_a_state_of_another_version_or_shape_is_refused_with_both(tmp_path: Path
     same = mi.build(MODELS["rwkv5"].config, trainable=False, device="cpu")
     with pytest.raises(MemoryMismatch, match="belongs to other weights"):
         same.run([[4]], memory=path)
+
+
+@pytest.mark.parametrize(("wide", "dtype"), [(True, torch.float32), (False, torch.bfloat16)])
+def test_the_stream_of_a_state_space_model_is_as_wide_as_its_config_says(wide: bool, dtype: torch.dtype) -> None:
+    config = {**family_example("mamba2").config, "residual_in_fp32": wide}
+    model = mi.build(config, trainable=False, dtype="bfloat16")
+    run = model.run([3, 1, 4], mi.capture(["hook_embed", "blocks.*.hook_resid_*", "blocks.*.hook_attn_out"]))
+    assert run["hook_embed"].dtype is run["blocks.0.hook_attn_out"].dtype is run.logits.dtype is torch.bfloat16
+    assert {value.dtype for name, value in run.items() if "resid" in name} == {dtype}
